@@ -153,12 +153,19 @@ class Reason(StrEnum):
     NO_CONFIGURATION = "no-configuration"
     # secure rounds
     ROUND_VOID = "round-void"
-    BAD_SHARE = "bad-share"
-    BAD_ROSTER = "bad-roster"
-    UPDATE_OUT_OF_RANGE = "update-out-of-range"
+    NET_NOT_MASKABLE = "net-not-maskable"
     SECRETS_LOST = "secrets-lost"
     # differential privacy
     NET_NOT_PRIVATE = "net-not-private"
+    BAD_ROSTER = "bad-roster"
+    TOO_FEW_PEERS = "too-few-peers"
+    ASKED_TWICE = "asked-twice"
+    OTHER_CONTEXT = "other-context"
+    CONSENT_MISSING = "consent-missing"
+    BAD_SHARE = "bad-share"
+    SHARE_UNREADABLE = "share-unreadable"
+    UPDATE_OUT_OF_RANGE = "update-out-of-range"
+    SUM_OUT_OF_RANGE = "sum-out-of-range"
     # what a reader does not know
     OTHER = "other"
 
@@ -201,11 +208,18 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
     Reason.ROUND_VOID: Reason.QUORUM_NOT_MET,
-    Reason.BAD_SHARE: Reason.MALFORMED,
-    Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
-    Reason.UPDATE_OUT_OF_RANGE: Reason.TRAINING_ERROR,
+    Reason.NET_NOT_MASKABLE: Reason.INITIALISATION_FAILED,
     Reason.SECRETS_LOST: Reason.TRAINING_ERROR,
     Reason.NET_NOT_PRIVATE: Reason.NET_NOT_ALLOWED,
+    Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
+    Reason.TOO_FEW_PEERS: Reason.NOT_ALLOWED,
+    Reason.ASKED_TWICE: Reason.NOT_ALLOWED,
+    Reason.OTHER_CONTEXT: Reason.NOT_ALLOWED,
+    Reason.CONSENT_MISSING: Reason.NOT_ALLOWED,
+    Reason.BAD_SHARE: Reason.MALFORMED,
+    Reason.SHARE_UNREADABLE: Reason.MALFORMED,
+    Reason.UPDATE_OUT_OF_RANGE: Reason.NAN_LOSS,
+    Reason.SUM_OUT_OF_RANGE: Reason.AGGREGATION_FAILED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -341,14 +355,21 @@ ADVICE: dict[Reason, str] = {
     Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
     Reason.TOO_MANY_EXPERIMENTS: "So many of the researcher's experiments are open at the site: abort one, or ask"
     " the site to raise policy.open_per_researcher",
+    Reason.NET_NOT_MASKABLE: "The net keeps numbers that are no float32, as batch normalisation does: choose another"
+    " norm or net",
     Reason.ROUND_VOID: "Secure rounds ended without a sum, three in a row: the log says of each what it lacked",
-    Reason.BAD_SHARE: "What the site revealed does not fit what it had shared: look at its software",
-    Reason.BAD_ROSTER: "What the site was shown of the others is not what its policy, or its own word, allows: the"
-    " site's log says what differed",
-    Reason.UPDATE_OUT_OF_RANGE: "Over 1 in 10,000 numbers of the update lie outside what a secure sum can hold: lower"
-    " the learning rate, or set privacy.update_norm_max",
     Reason.SECRETS_LOST: "The site's secrets of this round are gone, or its state folder came out of a backup: it takes"
     " part again from the next round",
+    Reason.BAD_ROSTER: "A secure round's roster has a key or site twice, or a changed key: ask the operator",
+    Reason.TOO_FEW_PEERS: "Too few sites that count would hide the update: more must take part, or the site names more"
+    " of them under policy.floors.peers",
+    Reason.ASKED_TWICE: "The coordinator asked for a second, different step of a secure round: ask its operator",
+    Reason.OTHER_CONTEXT: "The coordinator told the site another model, roster or weight than it saw: ask its operator",
+    Reason.CONSENT_MISSING: "Too few sites consented to the same sum: nothing is revealed for it",
+    Reason.BAD_SHARE: "A revealed share does not fit: its holder or its dealer is broken; the log holds both messages",
+    Reason.SHARE_UNREADABLE: "A share that a peer sealed does not open: the round goes on without it",
+    Reason.UPDATE_OUT_OF_RANGE: "The update moves more than one weight in 10,000 out of range: lower the learning rate",
+    Reason.SUM_OUT_OF_RANGE: "No honest updates have this sum: a site sent another than it should; the model stays",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }
 

@@ -60,6 +60,9 @@ from site_agent.loop.steps import Steps
 from site_agent.loop.upkeep import Upkeep
 from site_agent.loop.witness import Standpoint, Witness
 from site_agent.metrics import make_readings
+from site_agent.secure.believing import Believing
+from site_agent.secure.kept import require_openable
+from site_agent.secure.rounds import SecureWork
 from site_agent.trainers.base import StartTrainers
 from site_agent.trainers.processes import start_processes
 from site_agent.trainers.requests import Workshop
@@ -88,7 +91,7 @@ class Agent:
         trainers: makes what trains; production has a process for each experiment.
         clock: by which all of it goes; None: the machine's.
         file: the file that `config` was read from, as it was then; None: no file.
-        draw: so many random bytes, for the keys of commitments.
+        draw: so many random bytes, for the keys of commitments and the secrets of secure rounds.
 
     Raises (constructor and `run`):
         KonsilError: with the exit status it stands for: state directory or name taken (2), broker down or login
@@ -105,7 +108,7 @@ class Agent:
         file: ReadFile | None = None,
         draw: Draw = secrets.token_bytes,
     ) -> None:
-        self.config, self._file = config, file
+        self.config, self._file, self._draw = config, file, draw
         self._clock: Clock = SystemClock() if clock is None else clock
         self._queue: Queue[Callable[[], None]] = self._clock.make_queue()
         self._stopping = self._clock.make_event()
@@ -122,6 +125,7 @@ class Agent:
             self._lineage.require_sound()
             self._go_on_from_register()
             require_whole(config.site.state)  # said now, not by a trainer in the night
+            require_openable(config.site.state, self.spool.secure, self.spool.site_secret)
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
@@ -201,6 +205,10 @@ class Agent:
             on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),
             signer=self._chunk_signer,
         )
+        believing = Believing(config.site.consortium, self._verifier, clock)
+        secure = SecureWork(
+            config.site.name, self.spool, sealer, believing, self._rules.floors, self._draw, room, clock
+        )
         self._errands = EffectRunner(
             steps=self._steps,
             voice=self._voice,
@@ -209,6 +217,8 @@ class Agent:
             receiver=self._receiver,
             sender=self._sender,
             guard=self._guard,
+            secure=secure,
+            clock=clock,
             post=self.post_work,
             show=self._show_status,
         )
@@ -454,6 +464,7 @@ class Agent:
             lists=self._guard.lists.as_plain(),
             log=self._witness.as_plain(),
             term_jumps=[[*one] for one in self.spool.list_jumps()],
+            privacy=self._budgets.list_words(),
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 

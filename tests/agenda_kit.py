@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from messages import kinds
 from messages.envelope import Author, Event
 from messages.experiment import Experiment
 from messages.kinds import (
@@ -33,9 +34,11 @@ from site_agent.core.agenda import decide
 from site_agent.core.decisions import Decision
 from site_agent.core.effects import Effect, Say, effects
 from site_agent.core.evolve import evolve
-from site_agent.core.inputs import AnyInput, Heard, ModelReady, Prepared, Scored
+from site_agent.core.inputs import AnyInput, Heard, ModelReady, Prepared, Scored, SecureAnswered
 from site_agent.core.jobs import Agenda, Phase, Trained
 from site_agent.core.policy import PolicyVerdict
+from site_agent.core.secure.decisions import SecretsKept
+from site_agent.core.secure.state import TrainedInside
 
 MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(600,), dtype="float32"),), chunk_bytes=1024)
 
@@ -58,7 +61,7 @@ def said(kind: str, body: Any, round_number: int = 0, name: str = "e", attempt: 
     return COORDINATOR.write_event(kind, body, time=0.0, experiment=name, round_number=round_number, attempt=attempt)
 
 
-def accepted(name: str = "e", verdict: PolicyVerdict | None = None, opens_in: float = 0.0) -> Heard:
+def accepted(name: str = "e", verdict: PolicyVerdict | None = None, opens_in: float = 0.0, **changes: Any) -> Heard:
     plain = Experiment.model_validate(
         {
             "schema": 1,
@@ -68,6 +71,7 @@ def accepted(name: str = "e", verdict: PolicyVerdict | None = None, opens_in: fl
             "data": {"dataset": "d"},
             "net": {"name": "UNet"},
             "rounds": {"count": 5},
+            **changes,
         }
     ).as_plain()
     body = ExperimentAccepted(experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0)
@@ -79,6 +83,62 @@ def round_start(number: int = 1, name: str = "e", sites: Iterable[str] = ("site-
         transfer=sealed(number), model_digest="0" * 64, sites=list(sites), evaluate=False, train_within=100.0
     )
     return Heard(said("round-start", body, number, name), **more)
+
+
+THREE = ("site-a", "site-b", "site-c")
+MASKS: dict[str, Any] = {
+    "sites": list(THREE), "quorum": {"least_sites": 3}, "privacy": {"secure_aggregation": "masks"},
+}  # fmt: skip
+
+
+def secure_start(
+    number: int = 1, tried: int = 1, opening: int = 1, sites: Iterable[str] = THREE, digest: str = "0" * 64, **more: Any
+) -> Heard:
+    """Opens a try of a secure round."""
+    begun = kinds.SecureStart(tried=tried, threshold="two-thirds", within=60.0)
+    body = RoundStart(
+        transfer=sealed(number), model_digest=digest, sites=list(sites), evaluate=False, train_within=100.0,
+        secure=begun,
+    )  # fmt: skip
+    return Heard(said("round-start", body, number, attempt=opening), **more)
+
+
+def secure_said(kind: str, opening: int, number: int = 1, tried: int = 1, **more: Any) -> Heard:
+    """A later step of a secure round, with what the agenda itself looks at."""
+    bodies: dict[str, Any] = {
+        "secure-roster": lambda: kinds.SecureRoster(tried=tried, keys=[], within=60.0),
+        "secure-masking": lambda: kinds.SecureMasking(
+            tried=tried, weights=more.get("weights", dict.fromkeys(THREE, 7)), within=60.0
+        ),
+        "secure-mail": lambda: kinds.SecureMail(tried=tried, shares={}),
+        "secure-closing": lambda: kinds.SecureClosing(tried=tried, sites=list(THREE), within=60.0),
+        "secure-unmasking": lambda: kinds.SecureUnmasking(tried=tried, consents=[], within=60.0),
+    }
+    to = "site-a" if kind == "secure-mail" else None
+    event = COORDINATOR.write_event(
+        kind, bodies[kind](), time=0.0, experiment="e", round_number=number, attempt=opening, to=to
+    )
+    return Heard(event)
+
+
+KEPT = SecretsKept(b"sealed", b"record")
+ANSWERS: dict[str, Any] = {
+    "secure-keys": kinds.SecureKeys(tried=1, sealing=b"s" * 32, masking=b"m" * 32),
+    "secure-shares": kinds.SecureShares(tried=1, roster="a" * 64, shares={}, seed="b" * 64),
+    "secure-consent": kinds.SecureConsent(tried=1, context="a" * 64, closing="b" * 64),
+    "secure-reveal": kinds.SecureReveal(tried=1, seeds={}),
+}
+
+
+def answered(kind: str, opening: int, number: int = 1) -> SecureAnswered:
+    """What our own part says of a step."""
+    return SecureAnswered("e", number, opening, kind, ANSWERS[kind], KEPT)
+
+
+def inside(number: int = 1, attempt: int = 1) -> TrainedInside:
+    return TrainedInside(
+        experiment="e", round=number, attempt=attempt, cases=7, epochs=1, steps=3, loss=0.5, seconds=1.0
+    )
 
 
 def evaluation_start(number: int = 3, selected: int = 2) -> Heard:
@@ -151,6 +211,7 @@ WAYS: dict[Phase, list[AnyInput]] = {
     Phase.MEASURING: [accepted(), PREPARED, statistics_start()],
     Phase.FETCHING: [accepted(), PREPARED, round_start()],
     Phase.TRAINING: [accepted(), PREPARED, round_start(), model_ready()],
+    Phase.MASKING: [accepted(**MASKS), PREPARED, secure_start(), model_ready(), inside()],
     Phase.SENDING: [accepted(), PREPARED, round_start(), model_ready(), trained()],
     Phase.EVALUATING: [accepted(), PREPARED, evaluation_start(), model_ready(3), model_ready(2)],
     Phase.REPORTED: [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coordinator_kit import MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
+from secure_bodies import BODIES as SECURE_BODIES
 
 from coordinator.core import announce
 from coordinator.core import decisions as d
@@ -33,7 +34,7 @@ FINGERPRINT = DataFingerprint(
     kept=Histogram(bins=(0,), counts=(10,)),
 )
 """Of ten cubes of 64 voxels of 1 mm."""
-BODIES: dict[str, kinds.Body] = {
+BODIES: dict[str, kinds.Body] = SECURE_BODIES | {
     "experiment-start": kinds.ExperimentStart(experiment=plain()),
     "experiment-abort": kinds.ExperimentAbort(),
     "experiment-pause": kinds.ExperimentPause(),
@@ -96,7 +97,8 @@ class Run:
         assert before.round is not None
         assert plan_of(before).is_enough(before, before.round)
         assert set(one.contributors) == set(plan_of(before).choose_contributors(before, before.round))
-        assert set(one.contributors) <= set(before.round.reported)
+        here = {site for site, part in before.round.trained.items() if part.reported}
+        assert set(one.contributors) <= here
         assert not set(one.contributors) & set(one.left_out)
 
     def wire(self, body: kinds.Body, sender: str = "dr-a", **more: Any) -> tuple[d.AnyDecision, ...]:

@@ -47,13 +47,14 @@ def run_signed(
     trust: dict[str, Any] | None = None,
     sites: tuple[str, ...] = SITES,
     seconds: Seconds = takes,
+    budget: dict[str, Any] | None = None,
 ) -> VirtualConsortium:
     """A consortium under virtual time, while `work` does something with it."""
     clock = VirtualClock()
 
     def body() -> VirtualConsortium:
         given = sections(ring_of(folder)) if trust is None else trust
-        consortium = VirtualConsortium(folder, clock, seconds, sites, trust=given)
+        consortium = VirtualConsortium(folder, clock, seconds, sites, trust=given, budget=budget)
         try:
             work(consortium)
         finally:
@@ -65,7 +66,8 @@ def run_signed(
 
 def start(consortium: VirtualConsortium, **changes: Any) -> None:
     sites = [*consortium.agents]
-    experiment = plain(sites=sites, rounds=ROUNDS | changes, quorum={"least_sites": 2})
+    more = {"privacy": changes.pop("privacy")} if "privacy" in changes else {}
+    experiment = plain(sites=sites, rounds=ROUNDS | changes, quorum={"least_sites": 2}, **more)
     consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
 
 

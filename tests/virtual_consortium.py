@@ -12,6 +12,7 @@ from coordinator_kit import CONSORTIUM, SITES, build, config
 from scripted_trainers import ScriptedTrainers, Seconds
 
 from coordinator.service import Coordinator
+from coordinator.work.building import Build
 from deploy.broker.definitions import render_definitions
 from deploy.broker.topology import Party
 from messages import envelope, kinds
@@ -36,6 +37,8 @@ class VirtualConsortium:
         sites: those whose agents run.
         trust: party → its section `[trust]`; who has none neither signs nor checks.
         join: makes a party's connection with the broker.
+        budget: section `privacy` of every site's data set.
+        build: makes the initial model.
     """
 
     def __init__(
@@ -46,7 +49,10 @@ class VirtualConsortium:
         sites: tuple[str, ...] = SITES,
         trust: Mapping[str, Any] | None = None,
         join: Callable[..., MemoryBus] = MemoryBus,
+        budget: Mapping[str, Any] | None = None,
+        build: Build = build,
     ) -> None:
+        self._budget, self._build = budget, build
         self.clock, self.folder, self._seconds, self._join = clock, folder, seconds, join
         self._admitted = tuple(sorted({*SITES, *sites}))
         self.trust: dict[str, Any] = dict(trust or {})
@@ -61,10 +67,13 @@ class VirtualConsortium:
         self.coordinator = self._make_coordinator()
         self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
-        self._running = {site: clock.make_thread(agent.run, site) for site, agent in self.agents.items()}
+        self._running = {site: clock.make_thread(partial(self._run_agent, site), site) for site in self.agents}
         self._threads += self._running.values()
         for thread in self._threads:
             thread.start()
+
+    def _run_agent(self, site: str) -> None:
+        self.agents[site].run()
 
     def _make_coordinator(self) -> Coordinator:
         own = self.trust.get("coordinator")
@@ -72,7 +81,7 @@ class VirtualConsortium:
         return Coordinator(
             config(self.folder / "coordinator", self._admitted).model_copy(update={"trust": trust}),
             connect=lambda _config, notice: self._join(self.broker, "coordinator", on_notice=notice),
-            build=build,
+            build=self._build,
             clock=self.clock,
         )
 
@@ -104,10 +113,11 @@ class VirtualConsortium:
     def _agent(self, site: str) -> Agent:
         state, data = self.folder / site, self.folder / f"data-{site}"
         data.mkdir(parents=True, exist_ok=True)
+        described = {"source": "brats", "path": str(data), "labels": {2: "ED"}, "privacy": self._budget}
         plain: dict[str, Any] = {
             "schema": 1,
             "site": {"name": site, "consortium": CONSORTIUM, "state": str(state)},
-            "datasets": {"glioma": {"source": "brats", "path": str(data), "labels": {2: "ED"}}},
+            "datasets": {"glioma": described},
             "policy": {"approval": "auto", "allow": [{"researchers": ["dr-a"]}]},
             "trust": self.trust.get(site),
         }

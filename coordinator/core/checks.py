@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import median
 
+from coordinator.core.inputs import Aggregated
 from coordinator.core.state import ExperimentState, Member, Round
 from messages import kinds
 from messages.reasons import Reason
@@ -58,6 +59,24 @@ def judge_scores(member: Member, splits: Mapping[str, SplitScores]) -> Reason | 
         if (most is not None and scores.cases > most) or not is_sound(scores):
             return Reason.IMPLAUSIBLE_SCORES
     return None
+
+
+def judge_pooled(state: ExperimentState, round_: Round, made: Aggregated) -> Reason | None:
+    """Why what a secure round pools cannot be: more cases than its sites have, an absurd loss, impossible scores.
+
+    Of a sum only this can be seen; which site is to blame, nobody can.
+    """
+    if made.pooled is None:
+        return None
+    sites = list(round_.trained)
+    if made.pooled.cases > sum(part.update.cases_used for part in round_.trained.values() if part.update is not None):
+        return Reason.SUM_OUT_OF_RANGE
+    if made.pooled.loss is not None and abs(made.pooled.loss) > kinds.MOST_LOSS:
+        return Reason.SUM_OUT_OF_RANGE
+    if made.validation is None:
+        return None
+    most = sum(state.members[site].validation or 0 for site in sites)
+    return Reason.IMPLAUSIBLE_SCORES if made.validation.cases > most or not is_sound(made.validation) else None
 
 
 def list_outliers(state: ExperimentState, round_: Round) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, MadeModel, ModelOrigin, Record
 from coordinator.core.state import StepName, Timer
-from messages.kinds import Label, ModelScores
+from messages.kinds import Label, ModelScores, PooledFigures
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.statistics.configuration import Configuration
@@ -131,8 +131,8 @@ class RoundStarted(Decision):
     """A step of a round opens; `cases` are the taking-part sites' training cases, frozen when the round began.
 
     `opening`: how many steps the round has opened, with this one. `left_out`: sites that it has left behind so far.
-    `weights`: as `plans.base.Opening` says. `going_on`: by site that goes on with what it does for an earlier round,
-    which round that is.
+    `weights`, `tried`, `weighed`: as `plans.base.Opening` says. `going_on`: by site that goes on with what it does for
+    an earlier round, which round that is.
     """
 
     decision: Literal["round-started"] = "round-started"
@@ -148,6 +148,8 @@ class RoundStarted(Decision):
     left_out: dict[str, Reason] = Field({}, exclude_if=lambda value: not value)
     weights: dict[str, float] = Field({}, exclude_if=lambda value: not value)
     going_on: dict[str, int] = Field({}, exclude_if=lambda value: not value)
+    tried: int = Field(0, exclude_if=lambda value: value == 0)
+    weighed: dict[str, int] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteAccepted(Decision):
@@ -241,7 +243,7 @@ class RoundClosed(Decision):
 class RoundCompleted(Decision):
     """A round has made a model. `memory`: seal of what the strategy keeps for the next round, `cosines` by site, `own`:
     the models of a round that made one for each site; all as `Aggregated` says. `staleness`: by contributor whose
-    update began with an earlier round's model, how many rounds earlier."""
+    update began with an earlier round's model, how many rounds earlier. `pooled`: of a secure round."""
 
     decision: Literal["round-completed"] = "round-completed"
     number: int
@@ -256,6 +258,35 @@ class RoundCompleted(Decision):
     cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
     own: dict[str, MadeModel] = Field({}, exclude_if=lambda value: not value)
     staleness: dict[str, int] = Field({}, exclude_if=lambda value: not value)
+    pooled: PooledFigures | None = Field(None, exclude_if=lambda value: value is None)
+
+
+class RoundVoided(Decision):
+    """A secure round ends without a sum: the model that it received goes on to the next one."""
+
+    decision: Literal["round-voided"] = "round-voided"
+    number: int
+    time: float
+    reason: Reason
+    left_out: dict[str, Reason]
+    seconds: float
+
+
+class ShareUnopened(Decision):
+    """What `dealer` sealed for `holder` does not open, says the holder. `fault`: whose, as the one-time key shows."""
+
+    decision: Literal["share-unopened"] = "share-unopened"
+    dealer: str
+    holder: str
+    fault: Literal["dealer", "holder", "either"]
+
+
+class ShareWrong(Decision):
+    """What `holder` revealed of a share of `dealer` does not fit what the dealer had committed itself to."""
+
+    decision: Literal["share-wrong"] = "share-wrong"
+    dealer: str
+    holder: str
 
 
 class StatisticsPooled(Decision):
@@ -281,11 +312,13 @@ class SiteEvaluated(Decision):
 
 
 class StepAnswered(Decision):
-    """A site's answer in a step that asks for nothing but its answer; `answer` is the event's body."""
+    """A site's answer in a step that asks for nothing but its answer; `answer` is the event's body. `said`: the event,
+    verbatim, where others are shown it."""
 
     decision: Literal["step-answered"] = "step-answered"
     site: str
     answer: dict[str, Any]
+    said: bytes | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Completed(Decision):
@@ -361,6 +394,9 @@ AnyDecision = Annotated[
     | DeadlineExtended
     | RoundClosed
     | RoundCompleted
+    | RoundVoided
+    | ShareUnopened
+    | ShareWrong
     | StatisticsPooled
     | SiteEvaluated
     | StepAnswered

@@ -12,13 +12,18 @@ from coordinator.core.announce import Announcement
 from coordinator.core.plans.buffering import discount_update, takes_more
 from coordinator.core.plans.table import plan_of
 from coordinator.core.records import ModelOrigin
-from coordinator.core.state import ExperimentState, Kept, Model, Phase, Round, Update
+from coordinator.core.secure.facts import arrived_in, context_of, rebuild_from, sealed_for
+from coordinator.core.state import CONSENT, MASKED, ExperimentState, Kept, Model, Phase, Round, Update
 from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.abilities import WORDS_6
 from messages.envelope import event_id
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.secure.context import Context
+from messages.secure.figures import Figure
+from messages.secure.pooled import describe_masked, list_figures
+from messages.secure.unmasking import RebuiltSecrets
 from messages.strategies import FEDAVG, AnyStrategy
 from messages.tensors.codecs import CodecName
 from messages.tensors.layout import Manifest
@@ -109,6 +114,38 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Mail:
+    """Send one site what its peers have sealed for it. `attempt`: tells this mail from all others of its round."""
+
+    site: str
+    experiment: str
+    round: int
+    attempt: str
+    body: kinds.SecureMail
+
+
+@dataclass(frozen=True, slots=True)
+class SecureSum:
+    """What the masks of a round's updates are taken off with.
+
+    Attributes:
+        context: what they were made under.
+        sites: whose updates are in the sum.
+        secrets: what the sites' reveals gave.
+        experiment: says how the pooled figures read.
+        figures: which there are, in their order.
+        norm_max: most that the mean difference can be long, in the L2 norm; None: no bound.
+    """
+
+    context: Context
+    sites: tuple[str, ...]
+    secrets: RebuiltSecrets
+    experiment: Experiment
+    figures: tuple[Figure, ...]
+    norm_max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Contribution:
     """One site's update, as it goes into what is made of a round.
 
@@ -148,6 +185,7 @@ class Aggregate:
         apart: where each update makes a model of its own: the making of each, with its one update.
         parties: sites that took part in the round; None: those whose updates are here.
         buffered: whether the updates may have begun with different models, and move the round's own one.
+        secure: where they are masked, how they are unmasked.
     """
 
     experiment: str
@@ -165,6 +203,7 @@ class Aggregate:
     apart: tuple[Aggregate, ...] = ()
     parties: int | None = None
     buffered: bool = False
+    secure: SecureSum | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -175,6 +214,9 @@ class Aggregate:
 
     def manifest_of(self, update: Contribution) -> Manifest:
         """The manifest under which an update was sealed."""
+        if self.secure is not None:
+            masked = describe_masked(self.manifest, len(self.secure.figures))
+            return masked.model_copy(update={"chunk_bytes": update.chunk_bytes})
         return self.manifest.in_codec(self.codec).model_copy(update={"chunk_bytes": update.chunk_bytes})
 
 
@@ -195,7 +237,18 @@ class Prune:
 
 
 Effect = (
-    Announce | Acknowledge | Tell | Initialise | SendModel | Listen | Expect | Forget | Aggregate | PublishModel | Prune
+    Announce
+    | Acknowledge
+    | Tell
+    | Initialise
+    | SendModel
+    | Listen
+    | Expect
+    | Forget
+    | Mail
+    | Aggregate
+    | PublishModel
+    | Prune
 )
 
 
@@ -216,7 +269,27 @@ def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Eff
 
 
 def _open_step(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
-    return (*_listen_for_updates(state), Announce(announce.round_opened(state)), *_send_models(state))
+    # A masked update that comes once a sum is agreed on is neither taken nor stored.
+    before = (Forget(state.id),) if x.step == CONSENT else _listen_for_updates(state)
+    return (*before, Announce(announce.round_opened(state)), *_send_models(state), *list_mail(state))
+
+
+def list_mail(state: ExperimentState, site: str | None = None) -> tuple[Mail, ...]:
+    """What peers have sealed for each site, or for one, as long as sites may need it to mask."""
+    round_ = state.round
+    if round_ is None or round_.role != MASKED:
+        return ()
+    return tuple(
+        Mail(
+            name,
+            state.id,
+            round_.number,
+            f"{round_.tried}.{state.experiment.number_of(name)}",
+            kinds.SecureMail(tried=round_.tried, shares=sealed_for(round_, name)),
+        )
+        for name in sorted(round_.weighed)
+        if site in (None, name)
+    )
 
 
 def _initialise(state: ExperimentState) -> tuple[Effect, ...]:
@@ -251,7 +324,12 @@ def _tell_excluded(state: ExperimentState, x: d.Excluded) -> tuple[Effect, ...]:
 
 
 def _announce_result(state: ExperimentState) -> tuple[Effect, ...]:
-    """The last round that has made a model."""
+    """The last round that has made a model, or the one behind it that ended without a sum."""
+    if (void := state.void) is not None:
+        told = kinds.RoundVoid(
+            reason=void.reason, left_out=dict(void.left_out), model_digest=void.digest, seconds=void.seconds
+        )
+        return (Announce(Announcement("round-void", state.id, told, void.number)),)
     made = state.last_result
     if made is None:
         return ()
@@ -262,6 +340,7 @@ def _announce_result(state: ExperimentState) -> tuple[Effect, ...]:
         validation=made.validation,
         seconds=made.seconds,
         staleness=dict(made.staleness) or None,
+        pooled=None if made.pooled is None else kinds.PooledFigures(cases=made.pooled.cases, loss=made.pooled.loss),
     )
     return (Announce(Announcement("round-complete", state.id, body, made.number)),)
 
@@ -291,7 +370,7 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
         return ()
     manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
     number, strategy = state.round.base_of(site), state.experiment.plan.strategy
-    model = _received_model(state, state.round, site).seal
+    model = "" if state.is_masked else _received_model(state, state.round, site).seal
     return (Expect(state.id, number, site, update.attempt, update.seal, manifest, model, strategy, again),)
 
 
@@ -308,7 +387,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     taken = tuple(
         _contribute(state, state.round, site, update)
         for site in plan_of(state).choose_contributors(state, state.round)
-        if (update := state.round.parts[site].update) is not None
+        if (update := state.round.trained[site].update) is not None
     )
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
@@ -331,12 +410,24 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         memory=shared.memory,
         parties=len(state.round.cases),
         buffered=plan.keeps_work,
+        secure=_unmask_round(state, state.round) if state.is_masked else None,
     )
     return (replace(aggregate, apart=_make_apart(state, state.round, aggregate)),)
 
 
+def _unmask_round(state: ExperimentState, round_: Round) -> SecureSum:
+    return SecureSum(
+        context=context_of(state, round_),
+        sites=arrived_in(round_),
+        secrets=rebuild_from(state, round_),
+        experiment=state.experiment,
+        figures=list_figures(state.experiment, evaluate=round_.evaluate),
+        norm_max=state.experiment.privacy.update_norm_max,
+    )
+
+
 def _contribute(state: ExperimentState, round_: Round, site: str, update: Update) -> Contribution:
-    part, plan = round_.parts[site], state.experiment.plan
+    part, plan = round_.trained[site], state.experiment.plan
     return Contribution(
         site,
         update.seal,
@@ -371,6 +462,11 @@ _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, 
     d.UpdateAnnounced: lambda state, x: _expect_update(state, x.site),
     d.TransferAgain: lambda state, x: _expect_update(state, x.site, again=True),
     d.RoundClosed: lambda state, x: (*(() if takes_more(state) else (Forget(state.id),)), *_aggregate_round(state)),
+    d.RoundVoided: lambda state, x: (
+        Forget(state.id),
+        *_announce_result(state),
+        Prune(state.id, needed_blobs(state)),
+    ),
     d.RoundCompleted: lambda state, x: (*_announce_result(state), Prune(state.id, needed_blobs(state))),
     d.Completed: _yield_model,
     d.Failed: _end_experiment,
@@ -406,7 +502,7 @@ def _unfinished_effects(state: ExperimentState) -> tuple[Effect, ...]:
         if part.update is not None and not part.stored
         for effect in _expect_update(state, site)
     ]
-    return (*todo, *_listen_for_updates(state), *waiting)
+    return (*todo, *_listen_for_updates(state), *waiting, *list_mail(state))
 
 
 def needed_blobs(state: ExperimentState) -> frozenset[str]:

@@ -11,6 +11,8 @@ from coordinator.core import quorum
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import (
     EMPTY,
+    KEYS,
+    SECURE,
     ExperimentState,
     Kept,
     Measured,
@@ -18,6 +20,7 @@ from coordinator.core.state import (
     Outcome,
     Part,
     Phase,
+    Pooled,
     Round,
     RoundResult,
     Scored,
@@ -25,7 +28,9 @@ from coordinator.core.state import (
     StepName,
     Timer,
     Update,
+    VoidRound,
     invite_members,
+    role_of,
 )
 from coordinator.core.steps.table import STEPS
 from messages.experiment import read_recorded
@@ -129,9 +134,14 @@ def _without_part(state: State, site: str) -> State:
     round_ = state.round
     if round_ is None or round_.closed_at is not None or site not in round_.parts:
         return state
-    earlier = {
-        step: {name: part for name, part in parts.items() if name != site} for step, parts in round_.earlier.items()
-    }
+    # Keys and shares of a secure round stay: the masks of the others follow from them.
+    earlier = (
+        round_.earlier
+        if round_.tried
+        else {
+            step: {name: part for name, part in parts.items() if name != site} for step, parts in round_.earlier.items()
+        }
+    )
     left = replace(
         round_,
         parts=round_.parts.without(site),
@@ -182,6 +192,7 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
         began=x.time,
         weights=x.weights,
         going_on=x.going_on,
+        tried=x.tried,
         taken=0 if state.round is None else state.round.taken,
     )
     if state.round is not None and not state.is_between:
@@ -190,6 +201,8 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
             began=state.round.began,
             extensions=state.round.extensions,
             earlier=_earlier_reports(state.round, x.step),
+            weighed=x.weighed or (state.round.weighed if x.tried == state.round.tried else EMPTY),
+            unopened=state.round.unopened if x.tried == state.round.tried else frozenset(),
         )
     timers = {Timer.ACCEPT: x.accept_due, Timer.DEADLINE: x.deadline}
     return _enter_phase(state, STEPS[x.step].phase, round=opened, timers=timers)
@@ -198,17 +211,21 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
 def _take_parts(state: State, x: d.RoundStarted) -> Mapping[str, Part]:
     """A part for each site: a new one, or the one that goes on from an earlier round."""
     away = frozenset(x.away)
-    parts = {site: Part(absent=site in away) for site in x.cases}
+    # Who takes part in a later step of a secure round has taken the round on.
+    parts = {site: Part(accepted=role_of(x.step) in SECURE[1:], absent=site in away) for site in x.cases}
     if state.round is None:
         return parts
     return parts | {site: replace(state.round.parts[site], base=base) for site, base in x.going_on.items()}
 
 
 def _earlier_reports(round_: Round, following: StepName) -> Mapping[StepName, Mapping[str, Part]]:
-    """What was reported before a step that follows; nothing of a step that is opened anew for others."""
+    """What was reported before a step that follows; nothing of a step that is opened anew for others, or of a try that
+    is begun anew."""
+    if role_of(following) == KEYS:
+        return EMPTY
     if following == round_.step:
         return round_.earlier
-    return {**round_.earlier, round_.step: {site: round_.parts[site] for site in round_.reported}}
+    return {**round_.earlier, round_.role: {site: round_.parts[site] for site in round_.reported}}
 
 
 def _site_accepted(state: State, x: d.SiteAccepted) -> State:
@@ -254,7 +271,7 @@ def _transfer_again(state: State, x: d.TransferAgain) -> State:
 
 
 def _site_failed(state: State, x: d.SiteFailed) -> State:
-    return _change_part(state, x.site, failed=x.reason, update=None, accepted=True)
+    return _change_part(state, x.site, failed=x.reason, update=None, answer=None, said=None, accepted=True)
 
 
 def _quorum_met(state: State, x: d.QuorumMet) -> State:
@@ -272,8 +289,8 @@ def _extend_deadline(state: State, x: d.DeadlineExtended) -> State:
 def _round_closed(state: State, x: d.RoundClosed) -> State:
     closed = replace(_open_round(state), closed_at=x.time, left_out=x.left_out)
     kept = tuple(
-        Kept(x.number, site, part.update.seal, closed.base_of(site))
-        for site, part in sorted(closed.parts.items())
+        Kept(x.number, site, part.update.seal, closed.number if closed.tried else closed.base_of(site))
+        for site, part in sorted(closed.trained.items())
         if site in x.contributors and part.update is not None
     )
     if state.keep_updates is not None:
@@ -289,10 +306,28 @@ def _round_completed(state: State, x: d.RoundCompleted) -> State:
     scores = state.scores if mean is None or x.own else (*state.scores, Scored(x.number - 1, mean))
     models = state.models if x.own else {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     turns = plan_of(state).remember_turns(state.turns, x.contributors)
-    result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds, x.staleness)
+    pooled = None if x.pooled is None else Pooled(x.pooled.cases, x.pooled.loss)
+    result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds, x.staleness, pooled)
     rest = _leave_contributors(state, x)
     made = replace(state, round=rest, completed=x.number, last_result=result, models=models, scores=scores, turns=turns)
+    made = replace(made, void=None, voided=0)
     return _with_own(made, x) if x.own else made
+
+
+def _void_round(state: State, x: d.RoundVoided) -> State:
+    """The model that the round received is the next one's, too."""
+    passed = state.models[x.number]
+    told = VoidRound(x.number, x.reason, x.left_out, passed.digest, x.seconds)
+    models = {**state.models, x.number + 1: passed}
+    after = replace(state, round=None, completed=x.number, models=models, timers=EMPTY)
+    return _enter_phase(replace(after, void=told, voided=state.voided + 1), Phase.AGGREGATING)
+
+
+def _share_unopened(state: State, x: d.ShareUnopened) -> State:
+    """As far as the holder may be right, nobody reckons with that share."""
+    if state.round is None or x.fault == "holder":
+        return state
+    return replace(state, round=replace(state.round, unopened=state.round.unopened | {(x.dealer, x.holder)}))
 
 
 def _leave_contributors(state: State, x: d.RoundCompleted) -> Round | None:
@@ -322,7 +357,13 @@ def _note_evaluated(state: State, x: d.SiteEvaluated) -> State:
 
 def _note_answered(state: State, x: d.StepAnswered) -> State:
     return _change_part(
-        _change_member(state, x.site, away=False), x.site, answer=x.answer, accepted=True, absent=False, failed=None
+        _change_member(state, x.site, away=False),
+        x.site,
+        answer=x.answer,
+        said=x.said,
+        accepted=True,
+        absent=False,
+        failed=None,
     )
 
 
@@ -381,6 +422,9 @@ _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
     d.DeadlineExtended: _extend_deadline,
     d.RoundClosed: _round_closed,
     d.RoundCompleted: _round_completed,
+    d.RoundVoided: _void_round,
+    d.ShareUnopened: _share_unopened,
+    d.ShareWrong: lambda state, x: state,
     d.StatisticsPooled: _note_statistics,
     d.SiteEvaluated: _note_evaluated,
     d.StepAnswered: _note_answered,

@@ -14,8 +14,9 @@ from pydantic import Field, TypeAdapter
 from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, MadeModel, ModelOrigin, Record
 from coordinator.core.state import Timer
 from messages import abilities, envelope
-from messages.kinds import KINDS
+from messages.kinds import KINDS, PooledFigures
 from messages.reasons import Reason
+from messages.scores import SplitScores
 from messages.tensors.layout import Manifest
 
 
@@ -127,6 +128,7 @@ class Aggregated(Input):
     `cosines`: by site, of its update and the others' mean direction; left out where it was not measured.
     `own`: by site, where each update makes a model of its own; then `digest` names them all (`models.name_models`), and
     `seal` is empty. Left out where one model was made.
+    `pooled`, `validation`: what a secure round tells of its sites together; left out where rounds are open.
     """
 
     input: Literal["aggregated"] = "aggregated"
@@ -137,11 +139,21 @@ class Aggregated(Input):
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
     cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
     own: dict[str, MadeModel] = Field({}, exclude_if=lambda value: not value)
+    pooled: PooledFigures | None = Field(None, exclude_if=lambda value: value is None)
+    validation: SplitScores | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class AggregationFailed(Input):
     input: Literal["aggregation-failed"] = "aggregation-failed"
     round: int
+
+
+class SumRefused(Input):
+    """What came out of a secure round's unmasked sum is nothing that honest sites can have sent."""
+
+    input: Literal["sum-refused"] = "sum-refused"
+    round: int
+    reason: Reason
 
 
 class HandlingFailed(Input):
@@ -197,6 +209,7 @@ AnyInput = Annotated[
     | UpdateBad
     | Aggregated
     | AggregationFailed
+    | SumRefused
     | HandlingFailed
     | TimerFired
     | Outage
@@ -214,6 +227,7 @@ OWN_KINDS = (
     "update-bad",
     "aggregated",
     "aggregation-failed",
+    "sum-refused",
     "handling-failed",
     "timer-fired",
     "outage",

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LOGIC = 5
+LOGIC = 6
 """Under which new decisions are made."""
 
 KNOWN: dict[int, str] = {
@@ -32,6 +32,7 @@ KNOWN: dict[int, str] = {
     4: "a site whose key the operator revoked is taken out (`inputs.Barred`)",
     5: "an experiment may begin with statistics, and a net that follows from them (`core.planning`); training ends"
     " early where scores no longer rise (`rounds.patience`)",
+    6: "rounds may be secure: keys, shares, masked updates, consents, reveals; one without a sum is void",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

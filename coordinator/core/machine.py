@@ -46,7 +46,7 @@ _EVERY: dict[str, Rule] = {
     "declined": h.take_declined,
     "leaving": h.take_leaving,
     "head-witnessed": Reason.WRONG_STATE,
-    **dict.fromkeys((kind for kind in WIRE if kind.startswith("secure-")), Reason.WRONG_STATE),
+    "secure-complaint": h.refuse_late,
     "round-accepted": h.refuse_late,
     "round-failed": h.refuse_late,
     "outage": own.take_outage,
@@ -63,6 +63,7 @@ _STALE: dict[str, Rule] = {
     "initialised": own.ignore_report,
     "initialisation-failed": own.ignore_report,
     "aggregation-failed": own.ignore_report,
+    "sum-refused": own.ignore_report,
 }
 _IN_A_ROUND: dict[str, Rule] = (
     _EVERY
@@ -86,6 +87,7 @@ _OVER: dict[str, Rule] = {
     "update-bad": own.ignore_report,
     "aggregated": own.ignore_report,
     "aggregation-failed": own.ignore_report,
+    "sum-refused": own.ignore_report,
     "timer-fired": own.ignore_report,
     "handling-failed": own.ignore_report,
     "disk-full": own.ignore_report,
@@ -95,8 +97,13 @@ _OVER: dict[str, Rule] = {
 _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.RECRUITING: _EVERY,
     _P.INITIALISING: _EVERY | {"initialised": own.take_initialised, "initialisation-failed": own.initialisation_failed},
-    _P.RUNNING: _IN_A_ROUND | {"aggregated": own.ignore_report},
-    _P.AGGREGATING: _IN_A_ROUND | {"aggregated": own.take_aggregated, "aggregation-failed": own.aggregation_failed},
+    _P.RUNNING: _IN_A_ROUND | {"aggregated": own.ignore_report, "secure-complaint": h.take_complaint},
+    _P.AGGREGATING: _IN_A_ROUND
+    | {
+        "aggregated": own.take_aggregated,
+        "aggregation-failed": own.aggregation_failed,
+        "sum-refused": own.take_sum_refused,
+    },
     _P.EVALUATING: _EVERY
     | _STALE
     | {
@@ -104,6 +111,7 @@ _BY_PHASE: dict[Phase, dict[str, Rule]] = {
         "round-accepted": h.round_accepted,
         "round-failed": h.round_failed,
         "aggregated": own.ignore_report,
+        "secure-complaint": h.take_complaint,
     },
     _P.COMPLETE: _OVER,
     _P.FAILED: _OVER,
@@ -131,7 +139,8 @@ def build_table(steps: Iterable[StepRow], wire: Iterable[str]) -> Table:
         if not over:
             # Updates come in while a model is made, too, where the plan lets work go on from round to round.
             taken = [one for one in rows if one.phase is phase or (one.takes_updates and phase is _P.AGGREGATING)]
-            answers |= {one.answers: h.take_answer(one) for one in taken}
+            for kind in dict.fromkeys(one.answers for one in taken):
+                answers[kind] = h.take_answer(*(one for one in taken if one.answers == kind))
         table |= {(phase, kind): rule for kind, rule in (refused | answers | row).items()}
     return MappingProxyType(table)
 

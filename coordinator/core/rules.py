@@ -18,6 +18,7 @@ from coordinator.core.state import EMPTY, STATISTICS, ExperimentState, Phase, Ro
 from coordinator.core.steps.base import left_behind, poolable
 from coordinator.core.steps.table import STEPS, row_of
 from messages.reasons import Reason
+from messages.scores import SplitScores
 
 Decided = tuple[d.AnyDecision, ...]
 
@@ -43,6 +44,8 @@ def advance_state(state: ExperimentState, now: float) -> Decided:
             return () if other is None else go_on(state, state.round, other, now)
         if heard or not plan.waits_for_others(state.round):
             return close_round(state, state.round, now)
+        if plan.waits_for_all(state.round):
+            return ()
         if state.round.quorum_at is None:
             due = now + quorum.grace_seconds(state.round, state.experiment, now)
             return (d.QuorumMet(time=now, grace_due=due),)
@@ -87,17 +90,21 @@ def open_step(
         left_out=dict(left_out),
         weights=dict(opening.weights),
         going_on=going_on,
+        tried=opening.tried,
+        weighed=dict(opening.weighed),
     )
 
 
 def go_on(state: ExperimentState, round_: Round, opening: Opening, now: float, *, forgiving: bool = False) -> Decided:
-    """Open another step of the round; who has not reported in the open one is left behind and told.
+    """Open another step of the round; who has not reported in the open one, and takes no part in the next, is left
+    behind and told.
 
     Args:
         forgiving: nobody counts as left behind: each may be tried once more.
     """
     left_out, told = left_behind(round_)
-    left_out = {} if forgiving else dict(sorted({**round_.left_out, **left_out}.items()))
+    left = {site: why for site, why in {**round_.left_out, **left_out}.items() if site not in opening.sites}
+    left_out = {} if forgiving else dict(sorted(left.items()))
     return (open_step(state, opening, now, left_out), *told)
 
 
@@ -132,14 +139,15 @@ def meet_deadline(state: ExperimentState, round_: Round, now: float) -> Decided:
     rounds, plan = state.experiment.rounds, plan_of(state)
     if plan.is_enough(state, round_):
         return close_round(state, round_, now)
-    other = plan.choose_instead(state, round_)
+    other = plan.choose_instead(state, round_) or plan.try_again(state, round_)
     if other is not None:
         return go_on(state, round_, other, now)
-    if rounds.at_deadline == "extend" and round_.extensions < rounds.extensions:
-        extended = d.DeadlineExtended(times=round_.extensions + 1, deadline=now + rounds.train_within)
+    row = row_of(round_)
+    if row.extends and rounds.at_deadline == "extend" and round_.extensions < rounds.extensions:
+        extended = d.DeadlineExtended(times=round_.extensions + 1, deadline=now + row.within(state.experiment))
         other = plan.choose_instead(state, round_, again=True)
         return (extended, *(() if other is None else go_on(state, round_, other, now, forgiving=True)))
-    return row_of(round_).overdue(state, round_, now)
+    return row.overdue(state, round_, now)
 
 
 def meet_silence(state: ExperimentState, round_: Round, now: float) -> Decided:
@@ -161,10 +169,10 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
     used = {
         site: part.update
         for site in plan_of(state).choose_contributors(state, round_)
-        if (part := round_.parts[site]).update is not None and part.update is not None
+        if (part := round_.trained[site]).update is not None and part.update is not None
     }
     # Of the model that this round received: what began with an earlier one has scored another.
-    told = (update.validation for site, update in used.items() if round_.parts[site].base is None)
+    told = (update.validation for site, update in used.items() if round_.trained[site].base is None)
     scores = poolable(state, (one for one in told if one is not None))
     began = round_.started if round_.began is None else round_.began
     return d.RoundCompleted(
@@ -174,10 +182,20 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         seal=made.seal,
         digest=made.digest,
         wire=made.wire,
-        validation=state.experiment.task.reader.pool_reports(scores) if round_.evaluate and scores else None,
+        validation=made.validation or _pool_scores(state, round_, scores),
         seconds=(round_.closed_at or began) - began,
         memory=made.memory,
         cosines=made.cosines if state.logic >= 3 else {},
         own=made.own,
-        staleness={site: round_.number - base for site in used if (base := round_.base_of(site)) < round_.number},
+        staleness={site: round_.number - base for site in used if (base := _base_of(round_, site)) < round_.number},
+        pooled=made.pooled,
     )
+
+
+def _pool_scores(state: ExperimentState, round_: Round, scores: list[SplitScores]) -> SplitScores | None:
+    return state.experiment.task.reader.pool_reports(scores) if round_.evaluate and scores else None
+
+
+def _base_of(round_: Round, site: str) -> int:
+    base = round_.trained[site].base
+    return round_.number if base is None else base

@@ -19,6 +19,7 @@ from messages.experiment import Experiment
 from messages.kinds import ModelScores, Word
 from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
+from messages.secure.pooled import describe_masked, list_figures
 from messages.statistics.configuration import Configuration
 from messages.statistics.fingerprint import DataFingerprint
 from messages.tensors.codecs import CODECS, Codec
@@ -50,6 +51,21 @@ StepName = Word
 UPDATES: StepName = "updates"
 SCORES: StepName = "scores"
 STATISTICS: StepName = "statistics"
+KEYS: StepName = "keys"
+SHARES: StepName = "shares"
+MASKED: StepName = "masked"
+CONSENT: StepName = "consent"
+REVEAL: StepName = "reveal"
+SECURE: tuple[StepName, ...] = (KEYS, SHARES, MASKED, CONSENT, REVEAL)
+"""The steps of a secure round (Bonawitz et al. 2017), in order; MASKED is its step of updates."""
+_SCORE = "score-"
+SCORING: tuple[StepName, ...] = tuple(_SCORE + step for step in SECURE)
+"""The same of the secure evaluation."""
+
+
+def role_of(step: StepName) -> StepName:
+    """What a step is for: a secure evaluation's steps do what those of a secure round do."""
+    return step.removeprefix(_SCORE)
 
 
 class Timer(StrEnum):
@@ -135,7 +151,8 @@ class Part:
     """A site's part in the open step. `answer`: the body of its answer, in a step that asks for nothing else.
 
     `norm`, `statistics`: of its update, as `inputs.UpdateStored` says. `base`: the round whose model the site works
-    with, where that is an earlier one; `place`: the how-many-eth update to come (`Round.taken`).
+    with, where that is an earlier one; `place`: the how-many-eth update to come (`Round.taken`). `said`: the answer's
+    event, verbatim, where others are shown it.
     """
 
     accepted: bool = False
@@ -149,6 +166,7 @@ class Part:
     statistics: float | None = None
     base: int | None = None
     place: int = 0
+    said: bytes | None = None
 
     @property
     def reported(self) -> bool:
@@ -167,10 +185,13 @@ class Round:
         announced: how often the step was announced.
         opening: how many steps have opened in the round; the attempt of the event that opened this one.
         left_out: sites that the round has left behind, each with its reason.
-        earlier: what was reported in earlier steps of the round, by step and site.
+        earlier: what was reported in earlier steps of the round, by role of the step and site.
         weights: of the ensemble that is scored, by label.
         going_on: by site that went on with what it did for an earlier round when this one opened, which round that is.
         taken: how many updates have come, in it and in those whose work goes on in it.
+        tried: which try of a secure round's exchange; 0: it is no secure round.
+        weighed: by site that masks (U2), how much it weighs in the sum.
+        unopened: (dealer, holder) of shares that could not be opened.
     """
 
     number: int
@@ -190,11 +211,30 @@ class Round:
     weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
     going_on: Mapping[str, int] = field(default_factory=lambda: EMPTY)
     taken: int = 0
+    tried: int = 0
+    weighed: Mapping[str, int] = field(default_factory=lambda: EMPTY)
+    unopened: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def reported(self) -> tuple[str, ...]:
         """Sites whose part is here, in the order of their names."""
         return tuple(sorted(site for site, part in self.parts.items() if part.reported))
+
+    @property
+    def role(self) -> StepName:
+        """What the open step is for (`role_of`)."""
+        return role_of(self.step)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether it is a secure evaluation."""
+        return self.step in SCORING
+
+    @property
+    def trained(self) -> Mapping[str, Part]:
+        """Parts of those whose updates make the model: of a secure round, once these are in, not those of the open
+        step."""
+        return self.earlier.get(MASKED, self.parts)
 
     def base_of(self, site: str) -> int:
         """The round whose model a site works with, and which its events name: this one, or an earlier one."""
@@ -221,6 +261,25 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Pooled:
+    """What a secure round tells of its sites together; `loss`: mean training loss over so many `cases`."""
+
+    cases: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VoidRound:
+    """A secure round that ended without a sum."""
+
+    number: int
+    reason: Reason
+    left_out: Mapping[str, Reason]
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RoundResult:
     """What is told of a round that has made a model."""
 
@@ -231,6 +290,7 @@ class RoundResult:
     validation: SplitScores | None
     seconds: float
     staleness: Mapping[str, int] = field(default_factory=lambda: EMPTY)
+    pooled: Pooled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +326,7 @@ class ExperimentState:
     by site, the model of its own that it receives in round r; `models` has the initial one alone then. `logic` is no
     part of the record: `decide` sets it, for rules that differ by it (`coordinator.core.logic`). `measured`: statistics
     that it began with; from then on `experiment` is what it was configured to, and `file` stays what was accepted.
+    `void`: the last secure round that ended without a sum, if the last one did; `voided`: how many did, in a row.
     """
 
     experiment: Experiment
@@ -300,6 +361,8 @@ class ExperimentState:
     own: Mapping[int, Mapping[str, Model]] = field(default_factory=lambda: EMPTY)
     logic: int = LOGIC
     measured: Measured | None = None
+    void: VoidRound | None = None
+    voided: int = 0
 
     @property
     def awaits_statistics(self) -> bool:
@@ -320,12 +383,22 @@ class ExperimentState:
     def makes_from_model(self) -> bool:
         """Whether a round's aggregate is made from the model that it received, and not from its updates alone."""
         plan = self.experiment.plan
-        return self.codec.difference or plan.strategy.from_model or plan.keeps_work
+        return self.codec.difference or plan.strategy.from_model or plan.keeps_work or self.is_masked
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether nobody sees a single update: rounds are secure."""
+        return self.experiment.privacy.secure_aggregation == "masks"
 
     @property
     def update_manifest(self) -> Manifest | None:
         """What an update looks like on the wire; None before there is a model."""
-        return None if self.manifest is None else self.manifest.in_codec(self.codec.name)
+        if self.manifest is None:
+            return None
+        if self.is_masked:
+            figures = () if self.round is None else list_figures(self.experiment, evaluate=self.round.evaluate)
+            return describe_masked(self.manifest, len(figures))
+        return self.manifest.in_codec(self.codec.name)
 
     @property
     def is_between(self) -> bool:

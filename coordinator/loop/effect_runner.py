@@ -70,6 +70,7 @@ class EffectRunner:
             e.Listen: receiver.put_item,
             e.Expect: receiver.put_item,
             e.Forget: receiver.put_item,
+            e.Mail: say.send_mail,
             e.Aggregate: work.aggregate_updates,
             e.PublishModel: self._publish_model,
             e.Prune: lambda effect: work.blobs.prune_blobs(effect.experiment, effect.keep),

@@ -86,6 +86,8 @@ class Returning:
             if site in state.members:
                 body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))
                 self._say.send_live("standing", body, experiment=name, to=site)
+                for mail in e.list_mail(state, site):
+                    self._say.send_mail(mail)
 
     def send_owed(self) -> None:
         """Answer the sites that said hello again meanwhile."""

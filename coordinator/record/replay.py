@@ -24,6 +24,7 @@ from coordinator.record.recovery import read_step
 from coordinator.record.upcasting import upcast_input
 from coordinator.work.blobs import Blobs, Buffer, create_mapped
 from coordinator.work.pool import average, memory_manifest
+from coordinator.work.unmasking import open_updates
 from messages import chain
 from messages.chain import Entry
 from messages.ground.errors import LogBroken
@@ -243,7 +244,7 @@ def _make_again(blobs: Blobs, made: Aggregate) -> tuple[str, str | None, str | N
         memory = (
             None if remembered is None else files.enter_context(create_mapped(Path(folder, "m"), remembered.nbytes))
         )
-        average(blobs, made, out, wire, memory)
+        average(blobs, made, out, wire, memory, files.enter_context(open_updates(blobs, made)))
         return model_digest(made.manifest, out), _seal(sent, wire), _seal(remembered, memory)
 
 

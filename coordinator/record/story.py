@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.records import ModelOrigin
-from coordinator.core.state import SCORES, STATISTICS, UPDATES, ExperimentState, Phase
+from coordinator.core.state import KEYS, SCORES, SCORING, STATISTICS, UPDATES, ExperimentState, Phase, role_of
 from coordinator.record.heads import HEAD
 from coordinator.record.journal import REGISTER, STEP, TERM
 from coordinator.record.recovery import read_step
@@ -103,8 +103,10 @@ def _tell_round_started(x: d.RoundStarted) -> str:
         return f"{what} starts with {', '.join(x.cases)}"
     if x.step == STATISTICS:
         return f"statistics are asked of {', '.join(x.cases)}"
+    if x.step in SCORING:
+        return f"evaluation, {role_of(x.step)}, with {', '.join(x.cases)}"
     place = f"round {x.number}" if x.step == UPDATES else f"round {x.number}, {x.step},"
-    verb = "starts" if x.opening == 1 else "goes on"
+    verb = "starts" if x.opening == 1 else f"is tried again ({x.tried})" if x.step == KEYS else "goes on"
     left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
     new = [site for site in x.cases if site not in x.going_on]
     going = "".join(f"; {site} goes on with round {base}" for site, base in x.going_on.items())
@@ -130,6 +132,11 @@ def _tell_round_completed(x: d.RoundCompleted) -> str:
         return f"round {x.number} made the models of {own}"
     late = ", ".join(f"{site}: {count}" for site, count in x.staleness.items())
     return f"round {x.number} made model {x.digest[:12]}" + (f"; rounds that updates were late: {late}" if late else "")
+
+
+def _tell_round_voided(x: d.RoundVoided) -> str:
+    left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
+    return f"round {x.number} ends without a sum: {x.reason}" + (f"; left out {left}" if left else "")
 
 
 def _tell_site_reason(x: d.SiteDeclined | d.SiteFailed) -> str:
@@ -159,6 +166,9 @@ _LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
     d.StatisticsPooled: _tell_statistics,
     d.RoundClosed: _tell_round_closed,
     d.RoundCompleted: _tell_round_completed,
+    d.RoundVoided: _tell_round_voided,
+    d.ShareUnopened: lambda x: f"{x.holder} cannot open what {x.dealer} sealed for it (the fault of {x.fault})",
+    d.ShareWrong: lambda x: f"the share of {x.dealer} that {x.holder} revealed does not fit",
     d.Completed: lambda x: f"complete: the {x.label} model, of {x.rounds} rounds",
     d.Failed: _tell_with_reason,
     d.Paused: _tell_with_reason,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import count
 
 from coordinator.core.announce import Announcement
-from coordinator.core.effects import Expect, Tell
+from coordinator.core.effects import Expect, Mail, Tell
 from coordinator.core.steps.table import STEPS
 from coordinator.wire.openings import SaidOpenings
 from coordinator.wire.outgoing import Events
@@ -134,6 +134,19 @@ class Announcer:
             to=effect.party,
         )
         self._events.send_event(event.key_to(effect.party), event.raw)
+
+    def send_mail(self, effect: Mail) -> None:
+        """Pass on to a party what its peers have sealed for it."""
+        event = self._author.write_event(
+            "secure-mail",
+            effect.body,
+            time=self._now(),
+            experiment=effect.experiment,
+            round_number=effect.round,
+            attempt=effect.attempt,
+            to=effect.site,
+        )
+        self._events.send_event(event.key_to(effect.site), event.raw)
 
     def ask_for_chunks(self, effect: Expect, chunks: list[int] | None) -> None:
         """Ask a site for chunks of its update."""

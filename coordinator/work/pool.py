@@ -32,6 +32,7 @@ from coordinator.work.strategies.base import Strategy
 from coordinator.work.strategies.fedbuff import FedBuff
 from coordinator.work.strategies.table import strategy_of
 from coordinator.work.turns import FairPool
+from coordinator.work.unmasking import Opened, UnsoundSum, open_updates
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
@@ -39,6 +40,7 @@ from messages.ground.durable import is_out_of_space, sync_to_disk
 from messages.ground.errors import KonsilError, MalformedMessage, TooLarge, WorkFailed
 from messages.ground.metrics import PHASES
 from messages.reasons import Reason
+from messages.secure.pooled import is_maskable
 from messages.tensors.codecs import CODECS
 from messages.tensors.layout import Manifest, view_tensors, write_into
 from messages.tensors.seals import map_file
@@ -53,11 +55,19 @@ def memory_manifest(effect: Aggregate) -> Manifest | None:
     return strategy_of(effect.strategy).memory(effect.manifest)
 
 
-def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, memory: Buffer | None = None) -> bool:
+def average(
+    blobs: Blobs,
+    effect: Aggregate,
+    out: Buffer,
+    wire: Buffer | None,
+    memory: Buffer | None = None,
+    opened: Opened | None = None,
+) -> bool:
     """Aggregate what the effect names, out of the blobs, into `out` and, in the codec of the next round, `wire`.
 
     Args:
         memory: where what the strategy keeps for the next round goes; needed where it keeps something.
+        opened: what masked updates come to: the strategy is given their mean, as if it were one update.
 
     Returns:
         Whether all of it is finite.
@@ -66,6 +76,17 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
         FileNotFoundError, ValueError: a blob is gone or of another size.
         WorkFailed: so is what the strategy kept from the round before.
     """
+    if opened is not None:
+        return aggregate(
+            effect.manifest,
+            [(1.0, opened.model)],
+            out,
+            master=blobs.open_blob(effect.experiment, effect.model, effect.manifest),
+            wire=wire,
+            strategy=strategy_of(effect.strategy),
+            memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
+            parties=effect.parties,
+        )
     shares = share_weights(
         {one.site: one.cases for one in effect.updates},
         weight_by=effect.weight_by,
@@ -267,6 +288,9 @@ class Work:
         if effect.origin is not None and (why := self._begin_with(effect.origin, out, manifest)) is not None:
             log.error("work failed", experiment=name, detail=f"the model to begin with does not fit: {why}")
             return i.InitialisationFailed(time=self.now(), reason=Reason.WRONG_SHAPE)
+        if effect.experiment.privacy.secure_aggregation and not is_maskable(manifest):
+            out.unlink()
+            return i.InitialisationFailed(time=self.now(), reason=Reason.NET_NOT_MASKABLE)
         if manifest.nbytes > self.limits.model_bytes_max:
             out.unlink()
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
@@ -327,7 +351,11 @@ class Work:
 
     def _aggregate_round(self, effect: Aggregate) -> i.AnyInput:
         if not effect.apart:
-            return self._make_aggregate(effect)
+            try:
+                return self._make_aggregate(effect)
+            except UnsoundSum as error:
+                log.warning("a secure round is void", experiment=effect.experiment, detail=str(error))
+                return i.SumRefused(time=self.now(), round=effect.round, reason=error.reason)
         own: dict[str, MadeModel] = {}
         for one in effect.apart:
             made = self._make_aggregate(one)
@@ -347,8 +375,11 @@ class Work:
             wire = None if sent is None else files.enter_context(create_mapped(beside, sent.nbytes))
             memory = None if remembered is None else files.enter_context(create_mapped(kept, remembered.nbytes))
             with PHASES.time_phase("aggregate", bytes=len(effect.updates) * manifest.nbytes):
-                finite = average(self.blobs, effect, out, wire, memory)
+                opened = files.enter_context(open_updates(self.blobs, effect, path.parent))
+                finite = average(self.blobs, effect, out, wire, memory, opened)
                 cosines = compare_updates(self.blobs, effect)
+            if not finite and opened is not None:
+                raise UnsoundSum(Reason.NOT_FINITE_UPDATE, "the aggregate is not finite")
             if not finite:
                 raise WorkFailed("the aggregate is not finite", where=name)
         crash.pass_step("coordinator:aggregating")
@@ -363,6 +394,8 @@ class Work:
             wire=copy,
             memory=left,
             cosines=cosines,
+            pooled=None if opened is None else opened.pooled,
+            validation=None if opened is None else opened.validation,
         )
 
     def tell_bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:

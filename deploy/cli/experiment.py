@@ -64,6 +64,7 @@ def check(
     """
     from deploy.cli import requests
     from deploy.cli.foresight import foresee_plan
+    from deploy.cli.spending import foresee_privacy
     from deploy.estimate import estimate, measure_apart
     from deploy.session import profile as profiles
     from deploy.session.connection import open_session
@@ -76,6 +77,10 @@ def check(
     if not experiment.measures_first:
         with show_working("measuring the net, in a process of its own") as show:
             found = estimate(experiment, partial(measure_apart, show=partial(requests.show_measuring, show)))
+    spent = None
+    if experiment.privacy.dp is not None:
+        with show_working("asking what it spends"):
+            spent = foresee_privacy(experiment)
     answers, free = None, None
     if not offline and profiles.profile_exists(profile):
         with show_working(f"asking {len(experiment.sites)} sites") as show, open_session(profile) as opened:
@@ -88,6 +93,7 @@ def check(
         result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
         result |= {"id_free": free}
         result |= {"plan": foresee_plan(experiment)} if plan else {}
+        result |= {} if spent is None else {"privacy": spent.as_plain()}
         result |= {
             "estimate": None if found is None else found.as_plain(),
             "asked": answers is not None,
@@ -96,7 +102,8 @@ def check(
         result["sites"] = {one.site: one.as_plain() for one in answers or ()}
         emit_json(result)
     else:
-        requests.print_check(experiment, found, answers, enough, free, foresee_plan(experiment) if plan else ())
+        lines = foresee_plan(experiment) if plan else ()
+        requests.print_check(experiment, found, answers, enough, free, lines, spent)
     raise typer.Exit(0 if enough and free is not False else 1)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.cli.spending import Foreseen
 from deploy.console import print_table, say_line
 from deploy.estimate import Estimate
 from deploy.session.connection import BrokerSession, no_coordinator
@@ -103,6 +104,7 @@ def print_check(
     enough: bool,
     free: bool | None = None,
     plan: Sequence[str] = (),
+    spent: Foreseen | None = None,
 ) -> None:
     """The result of a check, for a person.
 
@@ -110,6 +112,7 @@ def print_check(
         found: None: the net is not known yet.
         free: whether the id is; None: not asked.
         plan: what is known of how it goes on, in lines.
+        spent: what it spends of each patient's privacy; None: it has no differential privacy.
     """
     say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
     say_line(f"  read out  {say_digest(experiment.digest())}")
@@ -121,6 +124,8 @@ def print_check(
         say_line("  net       follows from the sites' statistics, and with it memory and bytes (--plan says how)")
     else:
         _print_estimate(experiment, found)
+    for number, line in enumerate(() if spent is None else spent.describe()):
+        say_line(f"  {'privacy' if number == 0 else '':<9} {line}")
     if answers is not None:
         _print_answers(experiment, answers, enough)
 

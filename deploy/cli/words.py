@@ -83,6 +83,8 @@ def headline_words(story: ExperimentStory, now: float) -> str:
     if (point := story.latest_point) is not None:
         words = score_words(point.pooled, story.reader)
         parts.append(f"validation {story.reader.title} after round {point.round}: {words}")
+    if story.is_secure:
+        parts.append("secure rounds: pooled only")
     parts.append(f"{human_bytes(story.bytes_down)} down, {human_bytes(story.bytes_up)} up")
     if (left := story.eta_seconds(now)) is not None and story.phase == "running":
         parts.append(f"about {human_seconds(left)} left")

@@ -186,6 +186,7 @@ def rounds_table(story: ExperimentStory) -> str:
     for one in story.round_list:
         point = story.validation_after(one.number)
         left = ", ".join(f"{site} ({reason})" for site, reason in sorted(one.left_out.items()))
+        left = left if one.void is None else f"no sum ({one.void})" + (f"; {left}" if left else "")
         used = sorted(one.contributors.items())
         took = ", ".join(f"{site} ({cases}){late_words(one.staleness, site)}" for site, cases in used)
         rows.append(
@@ -212,7 +213,8 @@ def rounds_table(story: ExperimentStory) -> str:
         "took",
         "model",
     ]
-    return make_table("Rounds", head, rows, words=(1, 2))
+    title = "Rounds (secure: loss and scores are pooled only)" if story.is_secure else "Rounds"
+    return make_table(title, head, rows, words=(1, 2))
 
 
 def updates_table(story: ExperimentStory) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from deploy.estimate import Estimate
 from messages.experiment import Experiment
 from messages.ground.units import count_noun, human_bytes, human_seconds
+from messages.secure.section import DifferentialPrivacy
 from messages.trust.keys import say_digest
 from site_agent.core.jobs import Job, Phase, experiment_of
 from site_agent.core.permissions import Floors, PolicyConfig
@@ -27,6 +28,7 @@ class Asked:
     Attributes:
         cases: found and used of its data set here; None: not counted.
         size: what it costs; None: not measured.
+        spends: what it would spend of the privacy ledger, in words; None: not asked.
     """
 
     job: Job
@@ -34,6 +36,7 @@ class Asked:
     today: date
     cases: tuple[int, int] | None = None
     size: Estimate | None = None
+    spends: str | None = None
 
     @property
     def experiment(self) -> Experiment:
@@ -59,6 +62,8 @@ class Asked:
         yield "sites", f"{len(one.sites)}: {', '.join(one.sites)}"
         if self.size is not None:
             yield "bytes", self._say_bytes(self.size)
+        if one.privacy.dp is not None:
+            yield "privacy", self.spends or say_noise(one.privacy.dp)
         yield "leaves here", say_what_leaves(self.policy.floors, one)
         yield "rule", self._say_rule()
         yield "digest", job.digest
@@ -128,6 +133,12 @@ class Asked:
             allowed = 'policy.default = "allow" allows it'
         hand = '; policy.approval = "hand" asks for you' if self.policy.approval == "hand" else ""
         return allowed + hand
+
+
+def say_noise(dp: DifferentialPrivacy) -> str:
+    """How the experiment protects whom, before it is known what that comes to here."""
+    drawn = f"each {dp.unit} drawn with {dp.sample_rate:g} a step"
+    return f"noise {dp.noise_multiplier:g} times the clipping norm {dp.clip_norm:g}, {drawn}"
 
 
 def say_what_leaves(floors: Floors, experiment: Experiment) -> str:

@@ -82,7 +82,8 @@ def _look_at(site: SiteConfig, job: Job, config: Path, *, quick: bool) -> Asked:
     asked = Asked(job, site.policy, date.today())
     if quick or not asked.waits:
         return asked
-    return Asked(job, site.policy, asked.today, _count_cases(site, asked, config), _measure_net(asked))
+    cases = _count_cases(site, asked, config)
+    return Asked(job, site.policy, asked.today, cases, _measure_net(asked), _price_training(site, asked, cases))
 
 
 def _count_cases(site: SiteConfig, asked: Asked, config: Path) -> tuple[int, int] | None:
@@ -112,6 +113,25 @@ def _measure_net(asked: Asked) -> Estimate | None:
     except KonsilError as error:
         note_line(f"{asked.experiment.net.name}: {error}")
         return None
+
+
+def _price_training(site: SiteConfig, asked: Asked, cases: tuple[int, int] | None) -> str | None:
+    from site_agent.desk.spending import explain_price
+    from site_agent.disk.privacy_ledger import read_accounts
+    from site_agent.privacy.price import price_training
+
+    experiment = asked.experiment
+    if experiment.privacy.dp is None:
+        return None
+    note_line("asking what its training would spend ...")
+    name = experiment.data.dataset
+    try:
+        price = price_training(experiment, cases[1] if cases is not None else 1)
+        account = read_accounts(site.site.state, [name], site.budgets)[0]
+    except KonsilError as error:
+        note_line(f"{name}: {error}")
+        return None
+    return None if price is None else explain_price(account, experiment, price)
 
 
 def _show_file(job: Job, json_: bool) -> None:

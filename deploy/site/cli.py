@@ -15,7 +15,7 @@ import typer
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from deploy.notify.cli import notify_site
 from deploy.privacy.site_cli import probe_membership
-from deploy.site import asking, orders, record
+from deploy.site import asking, orders, record, spending
 from deploy.site.options import DEFAULT, ConfigOption
 from deploy.site.stock import say_case, say_stock, stock_as_plain
 from messages.experiment import read_experiment
@@ -302,6 +302,5 @@ for _command in (
 ):
     app.command()(_command)
 app.command("notify")(notify_site)
-_privacy = typer.Typer(no_args_is_help=True)
-_privacy.command("test")(probe_membership)
-app.add_typer(_privacy, name="privacy", help="Privacy at this site, put to the test.")
+spending.app.command("test")(probe_membership)
+app.add_typer(spending.app, name="privacy")

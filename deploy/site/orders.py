@@ -92,6 +92,8 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
         say_line(f"  the coordinator's term went from {before} to {after}: restored, cut, or not heard between")
     for one in answer.get("lists", ()):
         say_line(f"  {one['dataset']}: {one['said']}")
+    for line in answer.get("privacy", ()):
+        say_line(f"  privacy: {line}")
     for name in answer.get("unboxed_trainers", ()):
         say_line(f"  trainer {name}: runs without a sandbox")
     for one in answer["experiments"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deploy.story.parts import RoundStory, SiteStory, StatisticsStory, UpdateStory, late_words
+from deploy.story.parts import Exchange, RoundStory, SiteStory, StatisticsStory, UpdateStory, late_words
 from deploy.story.story import ExperimentStory
 from messages import kinds
 from messages.envelope import Event
@@ -98,6 +98,46 @@ def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -
         model_bytes=body.transfer.manifest.nbytes,
         received_digest=body.model_digest,
         going_on=dict(body.going_on or {}),
+        exchange=_begin_exchange(body.secure, body.sites),
+    )
+
+
+def _begin_exchange(start: kinds.SecureStart | None, sites: Iterable[str]) -> Exchange | None:
+    return None if start is None else Exchange("keys", start.tried, tuple(sites))
+
+
+SecureStep = kinds.SecureRoster | kinds.SecureMasking | kinds.SecureClosing | kinds.SecureUnmasking
+
+
+def _secure_step(story: ExperimentStory, event: Event, body: SecureStep) -> ExperimentStory:
+    """Another step of a secure round: of those who answered the one before, or of those that it names."""
+    before = story.step_of(event.round).exchange or Exchange("", body.tried, ())
+    if isinstance(body, kinds.SecureMasking):
+        step = "masked scores" if story.is_evaluation(event.round) else "masked updates"
+        return story.with_step(event.round, exchange=Exchange(step, body.tried, tuple(sorted(body.weights))))
+    if isinstance(body, kinds.SecureClosing):
+        return story.with_step(event.round, exchange=Exchange("consents", body.tried, tuple(body.sites)))
+    if isinstance(body, kinds.SecureUnmasking):
+        return story.with_step(event.round, exchange=Exchange("reveals", body.tried, before.sites))
+    sites = tuple(site for site in before.sites if site in before.told)
+    return story.with_step(event.round, exchange=Exchange("shares", body.tried, sites))
+
+
+def _secure_answer(story: ExperimentStory, event: Event, body: kinds.Body) -> ExperimentStory:
+    known = story.step_of(event.round).exchange
+    if known is None:
+        return story
+    return story.with_step(event.round, exchange=replace(known, told=known.told | {event.sender}))
+
+
+def _round_void(story: ExperimentStory, event: Event, body: kinds.RoundVoid) -> ExperimentStory:
+    return story.with_round(
+        event.round,
+        state="void",
+        void=body.reason,
+        left_out=dict(body.left_out),
+        model_digest=body.model_digest,
+        seconds=body.seconds,
     )
 
 
@@ -126,7 +166,8 @@ def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsRead
     )
     one = story.round_or_new(event.round)
     failures = {site: reason for site, reason in one.failures.items() if site != event.sender}
-    return story.with_round(event.round, updates={**one.updates, event.sender: update}, failures=failures)
+    told = _secure_answer(story, event, body)
+    return told.with_round(event.round, updates={**one.updates, event.sender: update}, failures=failures)
 
 
 def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
@@ -146,6 +187,7 @@ def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundCompl
         validation=body.validation,
         seconds=body.seconds,
         staleness=dict(body.staleness or {}),
+        pooled=body.pooled,
     )
 
 
@@ -161,6 +203,7 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
             started=event.time,
             sites=tuple(body.sites),
             train_within=body.evaluate_within,
+            exchange=_begin_exchange(body.secure, body.sites),
         ),
     )
 
@@ -180,6 +223,7 @@ def _tell_complete(story: ExperimentStory, event: Event, body: kinds.ExperimentC
         model_digest=body.model.model_digest,
         model_round=body.model_round,
         final_digest=body.final_digest,
+        pooled_test=body.test if story.is_secure else None,
         candidates={
             **story.candidates,
             body.model.label: body.model.model_digest,
@@ -235,6 +279,17 @@ HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
     kinds.ExperimentAborted: _tell_aborted,
     kinds.ExperimentPaused: _tell_paused,
     kinds.ExperimentResumed: _tell_resumed,
+    kinds.SecureKeys: _secure_answer,
+    kinds.SecureRoster: _secure_step,
+    kinds.SecureShares: _secure_answer,
+    kinds.SecureMasking: _secure_step,
+    kinds.SecureFigures: _secure_answer,
+    kinds.SecureClosing: _secure_step,
+    kinds.SecureConsent: _secure_answer,
+    kinds.SecureUnmasking: _secure_step,
+    kinds.SecureReveal: _secure_answer,
+    kinds.SecureComplaint: _note_only,
+    kinds.RoundVoid: _round_void,
     kinds.Unknown: _note_only,
 }
 """Kind of event → what it changes in the story; other kinds change nothing."""
@@ -274,6 +329,8 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             return f"statistics of {body.statistics.cases} training cases{left}{made}"
         case kinds.RoundStart():
             verb = "started" if event.attempt == "1" else "goes on"
+            if body.secure is not None and body.secure.tried > 1:
+                return f"round {number}: keys are exchanged anew (try {body.secure.tried}) by {', '.join(body.sites)}"
             going = body.going_on or {}
             new = [site for site in body.sites if site not in going]
             more = "".join(f"; {site} goes on with round {base}" for site, base in sorted(going.items()))
@@ -296,6 +353,19 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             return f"{what} started with {', '.join(body.sites)}"
         case kinds.Evaluated():
             return f"scored {format_labels(body.scores)}"
+        case kinds.RoundVoid():
+            left = "".join(f", {site} left out ({reason})" for site, reason in sorted(body.left_out.items()))
+            return f"round {number} ended without a sum ({body.reason}){left}: the model stays {body.model_digest[:12]}"
+        case kinds.SecureRoster():
+            return f"{step}: {len(body.keys)} sites exchange shares"
+        case kinds.SecureMasking():
+            return f"{step}: {', '.join(sorted(body.weights))} mask with each other"
+        case kinds.SecureClosing():
+            return f"{step}: the sum of {', '.join(body.sites)} is put to them"
+        case kinds.SecureUnmasking():
+            return f"{step}: {len(body.consents)} sites consent to the sum"
+        case kinds.SecureComplaint():
+            return f"{step}: what {body.against} sealed for it does not open"
         case kinds.Unknown():
             return f"{event.kind}: a newer version says it, and this one does not know it"
         case _:

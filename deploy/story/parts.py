@@ -74,8 +74,24 @@ class UpdateStory:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """A step of a secure round.
+
+    Attributes:
+        step: what sites are asked for: keys, shares, masked updates, masked scores, consents, reveals.
+        tried: number of the try.
+        sites: who is asked; `told`: who has answered.
+    """
+
+    step: str
+    tried: int
+    sites: tuple[str, ...]
+    told: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class RoundStory:
-    """One round. `state`: open, complete."""
+    """One round. `state`: open, complete, void."""
 
     number: int
     state: str = "open"
@@ -103,6 +119,12 @@ class RoundStory:
     validation: SplitScores | None = None
     """Pooled scores of the received model, once the round is complete and where it was scored."""
     seconds: float | None = None
+    exchange: Exchange | None = None
+    """Of a secure round, the step that is open, or was the last."""
+    pooled: kinds.PooledFigures | None = None
+    """Of a secure round, once it is complete: only pooled figures exist."""
+    void: Reason | None = None
+    """Why a secure round ended without a sum."""
 
     def base_of(self, site: str) -> int:
         """The round in which a contributor's update began."""
@@ -131,6 +153,8 @@ class RoundStory:
     @property
     def loss(self) -> float | None:
         """Mean of the sites' losses, weighted by training cases."""
+        if self.pooled is not None:
+            return self.pooled.loss
         weighted = [(loss, self.updates[name].cases_used) for name, loss in self.losses.items()]
         total = sum(cases for _, cases in weighted)
         return sum(loss * cases for loss, cases in weighted) / total if total else None

@@ -84,6 +84,8 @@ class ExperimentStory:
     """Of the training cases, where it begins with them."""
     checks: Mapping[int, Mapping[str, UpdateCheck]] = field(default_factory=dict)
     """By round and site, each update beside the others of its round, as the coordinator's journal has them."""
+    pooled_test: SplitScores | None = None
+    """Test scores of the model that it yields, where nobody knows those of single sites."""
     coordinator_at: float | None = None
     """When the coordinator last said that it lives, the observer's clock."""
 
@@ -91,6 +93,11 @@ class ExperimentStory:
     def deaf(self) -> bool:
         """Whether nobody can be heard now."""
         return self.down or not self.hears_live
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether nobody sees a single site's update, loss or scores: only pooled figures exist."""
+        return self.experiment is not None and self.experiment.privacy.secure_aggregation == "masks"
 
     @property
     def over(self) -> bool:
@@ -177,6 +184,12 @@ class ExperimentStory:
         current = self.evaluation if self.phase == "evaluating" else self.current_round
         if self.over or self.phase not in ("running", "evaluating") or current is None or current.state != "open":
             return None
+        if (open_ := current.exchange) is not None:
+            place = "the evaluation" if self.phase == "evaluating" else f"round {current.number}"
+            owing = {
+                site: current.failures.get(site) for site in open_.sites if site not in open_.told | {*self.excluded}
+            }
+            return Waiting(f"{place} ({open_.step})", owing, self.deadline) if owing else None
         scored = {site for site, told in self.evaluations.items() if self.asked <= told.keys()}
         # What a site says of the work that it goes on with stands at the round that this is for.
         part = {site: self.rounds.get(current.going_on.get(site, current.number), current) for site in current.sites}
@@ -256,6 +269,8 @@ class ExperimentStory:
         The selected model may be the final one: sites then score it once, as `final`.
         """
         label = self.model_label or "final"
+        if self.pooled_test is not None:
+            return TestScores(label, self.model_digest or "", {}, self.pooled_test, self.reader)
         return self.test_of(label) or (self.test_of("final") if self.model_digest == self.final_digest else None)
 
     def presence_of(self, site: str, now: float) -> str:

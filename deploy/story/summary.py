@@ -52,12 +52,21 @@ def round_summary(one: RoundStory, story: ExperimentStory) -> dict[str, Any]:
         "failures": dict(one.failures),
         "updates": {site: check.as_plain() for site, check in story.checks.get(one.number, {}).items()},
         "loss": one.loss,
+        **({} if one.exchange is None else _secure_as_plain(one)),
         **point_as_plain(point, reader),
         "bytes_down": one.bytes_down,
         "bytes_up": one.bytes_up,
         "seconds": one.seconds,
         "model_digest": one.model_digest,
     }
+
+
+def _secure_as_plain(one: RoundStory) -> dict[str, Any]:
+    """What is told of a secure round beside: nothing of a single site."""
+    assert one.exchange is not None  # noqa: S101 (for mypy: who asks has looked)
+    pooled = None if one.pooled is None else one.pooled.model_dump(mode="json")
+    step = one.exchange.step if one.state == "open" else None
+    return {"pooled_only": True, "step": step, "try": one.exchange.tried, "pooled": pooled, "void": one.void}
 
 
 def point_as_plain(point: ValidationPoint | None, reader: ScoreReader) -> dict[str, Any]:
@@ -109,6 +118,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
         **statistics_as_plain(story),
         **({} if named is None else {"supersedes": named.model_dump(mode="json")}),
+        **({"pooled_only": True} if story.is_secure else {}),
         "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
         "validation": None if point is None else scores_as_plain(point.pooled, story.reader),
         "validation_round": None if point is None else point.round,

@@ -52,7 +52,8 @@ class SecureStart(Body):
 
 
 class SecureKeys(Body):
-    """Answers KEYS: a site's keys of this try, drawn for it alone. `sealing`: for what peers send each other;
+    """Answers KEYS: a site's keys of this try, drawn for it alone, in an event that the site has signed: its `key` in
+    `ext` is the signer that the roster names. `sealing`: for what peers send each other;
     `masking`: for the masks of each pair. They are two keys."""
 
     tried: Try
@@ -72,7 +73,7 @@ class SecureShares(Body):
     """Answers SHARES.
 
     Attributes:
-        roster: digest of the roster that the site acts on (`messages.secure`).
+        roster: digest of the exchange that the site acts on (`messages.secure.context.Exchange`).
         shares: by peer, this site's share for it of the self-mask's seed and of the masking key, sealed for the peer.
         seed: SHA-256 of the self-mask's seed: what is rebuilt from shares later is held against it.
     """
@@ -115,10 +116,12 @@ class SecureClosing(Body):
 
 
 class SecureConsent(Body):
-    """Answers CONSENT. `agreed`: digest of the round's context and of U3, as the site knows both."""
+    """Answers CONSENT. `context`: digest of what the site masked under; `closing`: of that and of U3, as it was shown
+    it (`messages.secure.context`)."""
 
     tried: Try
-    agreed: Digest
+    context: Digest
+    closing: Digest
 
 
 class SecureUnmasking(Body):
@@ -139,8 +142,8 @@ class SecureReveal(Body):
 
 
 class SecureComplaint(Body):
-    """The share that `against` sealed for this site does not open. `secret`: of this pair alone and of this try, which
-    proves it."""
+    """What `against` sealed for this site does not open, or holds no shares. `secret`: the one-time key of that
+    message, which shows whose fault it is (`messages.secure.dealing.judge_complaint`)."""
 
     tried: Try
     against: SiteName

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 _FORM_5: dict[str, Any] = {"json_schema_extra": {"form": 5}, "exclude_if": lambda value: value is None}
 """Of a key that came with form 5: where a file says nothing of it, no reader is told of it either."""
-CARRIED_OUT: frozenset[str] = frozenset({"dp"})
+CARRIED_OUT: frozenset[str] = frozenset({"dp", "masks"})
 """What this version can keep: a promise that nobody keeps is refused, never passed over."""
 PRIVATE_STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "FedProx")
 """Under differential privacy: at a site they do nothing, or something after the noise; and nothing else travels."""
+MASKABLE_STRATEGIES = frozenset({"FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad"})
+"""Strategies that need nothing of updates but their mean."""
 LEAST_SECURE_SITES = 3
 """Fewer than three updates in a sum: one site that knows its own learns the other's."""
 
@@ -95,6 +97,8 @@ def find_unprivate(experiment: Experiment) -> str | None:
             f"privacy.secure_aggregation: a sum of fewer than {LEAST_SECURE_SITES} updates hides none of them, and "
             f"[quorum] with least_sites lets a round close with {experiment.least_sites}"
         )
+    if privacy.secure_aggregation == "masks" and (wrong := _find_unmaskable(experiment)) is not None:
+        return f"privacy.secure_aggregation: {wrong}"
     if not privacy.secure_aggregation and (privacy.threshold is not None or privacy.exchange_within is not None):
         return 'privacy.threshold and privacy.exchange_within go with secure_aggregation = "masks"'
     return None if privacy.dp is None else _find_unnoised(experiment, privacy.dp)
@@ -126,4 +130,26 @@ def _find_unnoised(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
         return f'training.precision = "amp": {told} gradients are not scaled; write "float32" or "bfloat16"'
     if training.loss_table.class_weights == "balanced":
         return f'training.loss: class_weights = "balanced" {told} would tell how often each class occurs; write numbers'
+    return None
+
+
+def _find_unmaskable(experiment: Experiment) -> str | None:
+    """Why rounds cannot be masked as the file says, in words."""
+    from messages.secure.rules import threshold_of
+
+    plan, codec = experiment.plan, experiment.wire.codec
+    if plan.kind != "aggregation":
+        return f'masks go with plan.kind = "aggregation", whose model is made of all updates, not with "{plan.kind}"'
+    if plan.strategy.name not in MASKABLE_STRATEGIES:
+        return f"{plan.strategy.name} needs more than the sum of the updates, which is all that there is under masks"
+    if codec not in ("float32", "exact"):
+        return f'masked updates are whole numbers of 32 bits: leave wire.codec = "{codec}" out'
+    if experiment.training.trainer is not None:
+        return "what a site's own trainer makes is not masked: leave training.trainer out"
+    threshold, least = threshold_of(len(experiment.sites), experiment.privacy.threshold), experiment.least_sites
+    if threshold > least:
+        return (
+            f"of {len(experiment.sites)} sites {threshold} have to reveal, and [quorum] lets a round close with "
+            f"{least}: write least_sites = {threshold}, or another privacy.threshold"
+        )
     return None

@@ -39,17 +39,22 @@ from site_agent.core.inputs import (
     Restarted,
     Retried,
     Scored,
+    SecureAnswered,
+    SecureRefused,
     Switched,
     TrainerDied,
     TrainerFailed,
     UpdateLost,
+    UpdateMasked,
 )
-from site_agent.core.jobs import NEEDS_SLOT, Agenda, Phase, Trained
+from site_agent.core.jobs import AT_WORK, NEEDS_SLOT, Agenda, Phase, Trained
+from site_agent.core.secure import heard as secure
+from site_agent.core.secure.state import TrainedInside
 from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
     Approved, Prepared, ModelReady, NoSpace, Trained, Scored, CasesMeasured, TrainerFailed, TrainerDied, PartBroken,
-    ChunksSent, UpdateLost, Receipted, Retried, Distrusted,
+    ChunksSent, UpdateLost, Receipted, Retried, Distrusted, TrainedInside, SecureAnswered, SecureRefused, UpdateMasked,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -130,7 +135,8 @@ def waits_for_hours(agenda: Agenda) -> bool:
 
 
 _STANDING = tuple(phase for phase in Phase if phase is not Phase.UNKNOWN)
-_AT_WORK = (Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
+_MASKED = (Phase.IDLE, *AT_WORK, Phase.REPORTED)
+"""Where a part in a secure round may stand: consents and reveals come once the update is delivered."""
 
 
 def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
@@ -152,11 +158,16 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
         row(_STANDING, own, Reason.LATE)
     row(_STANDING, "experiment-accepted", heard.accepted_again)
     for kind in steps:
-        row((Phase.IDLE, *_AT_WORK), kind, heard.hear_opening)
+        row((Phase.IDLE, *AT_WORK), kind, heard.hear_opening)
         row((Phase.AWAITING, Phase.PREPARING), kind, heard.hold_opening)
     row((Phase.REPORTED,), "evaluation-start", heard.hear_opening)  # of an ensemble, whose parts were scored first
-    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.hear_completed)
-    row((Phase.AWAITING, Phase.PREPARING, Phase.IDLE, Phase.REPORTED), "round-complete", heard.forget_held)
+    for kind in ("round-complete", "round-void"):
+        row((Phase.FETCHING, Phase.TRAINING, Phase.MASKING, Phase.SENDING), kind, heard.hear_completed)
+        row((Phase.AWAITING, Phase.PREPARING), kind, heard.forget_held)
+        row((Phase.IDLE, Phase.REPORTED), kind, secure.hear_over)
+    for kind in secure.STEPS:
+        row(_MASKED, kind, secure.hear_step)
+    row(_MASKED, "secure-mail", secure.hear_mail)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
         row(living, kind, heard.hear_ended)
@@ -169,21 +180,28 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row((Phase.AWAITING,), Approved, h.take_approved)
     row((Phase.PREPARING,), Prepared, h.take_prepared)
     row((Phase.IDLE, Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.EVALUATING), Prepared, h.prepared_again)
+    row(_MASKED, SecureAnswered, secure.take_answered)
+    row(_MASKED, SecureRefused, secure.take_refused)
+    row((Phase.TRAINING,), TrainedInside, secure.take_trained)
+    row((Phase.MASKING,), UpdateMasked, secure.take_masked)
     row((Phase.FETCHING, Phase.EVALUATING), ModelReady, h.model_ready)
-    row((Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), NoSpace, h.no_space)
+    row((Phase.FETCHING, Phase.TRAINING, Phase.MASKING, Phase.EVALUATING), NoSpace, h.no_space)
     row((Phase.TRAINING,), Trained, h.take_trained)
     row((Phase.EVALUATING,), Scored, h.take_scored)
     row((Phase.MEASURING,), CasesMeasured, h.take_measured)
     row(NEEDS_SLOT, TrainerFailed, h.take_failed)
     row(NEEDS_SLOT, TrainerDied, h.take_died)
-    row((Phase.PREPARING, Phase.IDLE, *_AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
+    row((Phase.PREPARING, Phase.IDLE, *AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
     row(living, Distrusted, h.take_distrusted)
     row((Phase.IDLE, Phase.REPORTED), Retried, h.take_retried)
     row((Phase.SENDING,), ChunksSent, h.chunks_sent)
     row((Phase.SENDING,), UpdateLost, h.update_lost)
     row((Phase.SENDING,), Receipted, h.take_receipted)
     # A trainer that was never asked cannot have said anything: what says so is broken.
-    for own in (Trained, Scored, CasesMeasured, ChunksSent, UpdateLost, Receipted):
+    for own in (
+        Trained, TrainedInside, Scored, CasesMeasured, SecureAnswered, SecureRefused, UpdateMasked, ChunksSent,
+        UpdateLost, Receipted,
+    ):  # fmt: skip
         del table[Phase.AWAITING, own.__name__]
     return MappingProxyType(table)
 

@@ -11,6 +11,7 @@ from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.statistics.configuration import Configuration
 from site_agent.core.jobs import SaidBefore, Trained
+from site_agent.core.secure.decisions import SecureDecision
 
 
 @dataclass(frozen=True)
@@ -261,4 +262,5 @@ Decision = (
     | Recover
     | Heed
     | Switch
+    | SecureDecision
 )

@@ -38,6 +38,17 @@ from site_agent.core.decisions import (
     TellStatistics,
 )
 from site_agent.core.jobs import Agenda, Job, Phase, event_of, experiment_of
+from site_agent.core.secure.changes import Work, find_work
+from site_agent.core.secure.decisions import (
+    AwaitMasking,
+    KeepInside,
+    MaskAgain,
+    SecretsKept,
+    TakeMail,
+    TakeStep,
+    TellSecure,
+    TryAgain,
+)
 from site_agent.core.steps import STEPS, models_of, row_of
 
 
@@ -52,6 +63,33 @@ class Say:
     attempt: int | str = 1
     more: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What goes into its `ext`: keyed digests of what the site keeps."""
+    question: bytes | None = None
+    """The event that it answers; None: what the job's step was opened with."""
+
+
+@dataclass(frozen=True)
+class KeepSecrets:
+    """Write a secure round's row into the spool, in the transaction that stores the state."""
+
+    experiment: str
+    round: int
+    kept: SecretsKept
+
+
+@dataclass(frozen=True)
+class FreeSecrets:
+    """Delete the rows of secure rounds up to this one, in the same transaction; None: all of the experiment."""
+
+    experiment: str
+    round: int | None
+
+
+@dataclass(frozen=True)
+class RunSecure:
+    """Make what the job's secure round asks for now; answered with SecureAnswered, UpdateMasked or SecureRefused."""
+
+    experiment: str
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -117,18 +155,41 @@ class Free:
     round: int | None
 
 
-Effect = Say | Fetch | RunPrepare | RunMeasure | RunTrain | RunEvaluate | SendChunks | Halt | CloseTrainer | Free
+Effect = (
+    Say
+    | KeepSecrets
+    | FreeSecrets
+    | Fetch
+    | RunPrepare
+    | RunMeasure
+    | RunTrain
+    | RunEvaluate
+    | RunSecure
+    | SendChunks
+    | Halt
+    | CloseTrainer
+    | Free
+)
+STORED = (Say, KeepSecrets, FreeSecrets)
+"""What is done in the transaction that stores the state; all else after it."""
 
 
 def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, ...]:
     """What the shell has to do about a decision, given the agenda before and after it."""
-    made = _EFFECTS.get(type(decision))
-    if made is None or isinstance(decision, Ignore | Heed | Switch):
+    if isinstance(decision, Ignore | Heed | Switch):
         return ()
-    name = decision.experiment
+    name, made = decision.experiment, _EFFECTS.get(type(decision))
+    was, job = before.job_of(name), after.jobs[name]
     halted = before.running == name and after.running != name
     halt = (Halt(name),) if halted else ()
-    return made(_Change(before.job_of(name), after.jobs[name], halt, after.site), decision)
+    asked = () if made is None else made(_Change(was, job, halt, after.site), decision)
+    return (*asked, *_free_secrets(was, job))
+
+
+def _free_secrets(was: Job | None, job: Job) -> tuple[Effect, ...]:
+    """Secrets go with the round that they are of."""
+    over = was is not None and was.secure is not None and (job.secure is None or job.round != was.round)
+    return (FreeSecrets(job.experiment, was.round),) if over and was is not None else ()
 
 
 @dataclass(frozen=True)
@@ -181,13 +242,34 @@ def _effects_of_take(change: _Change, x: TakeRound) -> tuple[Effect, ...]:
     said = Say("round-accepted", x.experiment, x.round, RoundAccepted(), attempt)
     if row.phase is Phase.IDLE:
         return (said, Say(row.answers, x.experiment, x.round, row.answer(job), x.opening))
-    return (said, *list_fetches(job, change.site))
+    return (said, *list_fetches(job, change.site), *_secure_work(job))
+
+
+def _secure_work(job: Job) -> tuple[Effect, ...]:
+    work = find_work(job)
+    return () if work is None else (RunSecure(job.experiment, work),)
+
+
+def _effects_of_try(change: _Change, x: TryAgain) -> tuple[Effect, ...]:
+    said = Say("round-accepted", x.experiment, change.job.round, RoundAccepted(), x.opening)
+    return (said, *_secure_work(change.job))
+
+
+def _tell_secure(change: _Change, x: TellSecure) -> tuple[Effect, ...]:
+    """What is known to have been done is stored with the word that says so."""
+    job, was = change.job, change.was
+    assert was is not None and was.secure is not None  # noqa: S101, PT018 (for mypy: an answer is of a secure round)
+    question = was.secure.masking if x.kind == "secure-figures" else was.secure.asked
+    said = Say(x.kind, x.experiment, job.round, x.body, job.opening, question=question)
+    done = (Free(x.experiment, job.round),) if x.kind == "secure-figures" else ()
+    return (KeepSecrets(x.experiment, job.round, x.kept), said, *done, *_secure_work(job))
 
 
 def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
     job, row = change.job, row_of(change.job)
     assert row is not None  # noqa: S101 (for mypy: an update is of a step)
-    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.attempt),)
+    question = None if job.secure is None else job.secure.masking
+    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.attempt, question=question),)
 
 
 def _give_up(change: _Change, x: GiveUp) -> tuple[Effect, ...]:
@@ -226,7 +308,7 @@ def _is_scored_again(job: Job) -> bool:
 def _effects_of_recover(change: _Change, x: Recover) -> tuple[Effect, ...]:
     if change.job.phase is Phase.SENDING:
         return () if change.job.sealed else (SendChunks(x.experiment),)
-    return list_fetches(change.job, change.site)
+    return (*list_fetches(change.job, change.site), *_secure_work(change.job))
 
 
 _EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
@@ -249,6 +331,11 @@ _EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
     Configure: _effects_of_configure,
     End: lambda change, x: (*change.halt, CloseTrainer(x.experiment), Free(x.experiment, None)),
     Recover: _effects_of_recover,
+    TryAgain: _effects_of_try,
+    TellSecure: _tell_secure,
+    **dict.fromkeys(
+        (TakeStep, TakeMail, KeepInside, AwaitMasking, MaskAgain), lambda change, x: _secure_work(change.job)
+    ),
 }
 """What each decision asks for; the others ask for nothing."""
 

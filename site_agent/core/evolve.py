@@ -42,10 +42,19 @@ from site_agent.core.decisions import (
     TakeRound,
     TellStatistics,
 )
-from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase, event_of
+from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase, SaidBefore, event_of
+from site_agent.core.secure import changes as secure
+from site_agent.core.secure.decisions import LeaveSecure, TakeMail, TakeStep, TellSecure, TryAgain
+from site_agent.core.secure.heard import make_part
 from site_agent.core.steps import STEPS, models_of
 
-_NO_TASK: dict[str, Any] = {"start": None, "update": None, "sealed": False, "fetched": (), "deaths": 0}
+_NO_TASK: dict[str, Any] = {
+    "start": None, "update": None, "sealed": False, "fetched": (), "deaths": 0, "trained": None,
+}  # fmt: skip
+_BESIDE = (
+    Recount, Hold, Suspend, KeepScores, Configure, TryAgain, TakeStep, TakeMail, TellSecure, LeaveSecure,
+)  # fmt: skip
+"""What changes nothing for slot and queue."""
 
 
 def fold_decisions(agenda: Agenda, decided: Iterable[Decision]) -> Agenda:
@@ -60,7 +69,7 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     if isinstance(decision, Ignore | Resend):
         return agenda
     if isinstance(decision, Heed):
-        return replace(agenda, said=decision.said)
+        return replace(agenda, said=decision.said, jobs=_bar_rounds(agenda.jobs, decision.said))
     if isinstance(decision, Switch):
         gone = {
             Reason.SITE_PAUSED: not decision.paused,
@@ -71,7 +80,8 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
         return replace(agenda, jobs=told, paused=decision.paused, draining=decision.draining, open=decision.open)
     name = decision.experiment
     if isinstance(decision, Invite):
-        return _with_job(agenda, _make_job(decision))
+        made = _bar_rounds({name: _make_job(decision)}, agenda.said)
+        return _with_job(agenda, made[name])
     job = agenda.jobs[name]
     if isinstance(decision, Begin):
         served = note_turn(agenda.served, job.researcher)
@@ -82,13 +92,22 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     if isinstance(decision, TakeRound | Recover | Redo) and changed.phase is Phase.FETCHING:
         least = agenda.attempt_above(name, changed.round)
         changed = changed.model_copy(update={"attempt": max(changed.attempt, least)})
-    if isinstance(decision, Recount | Hold | Suspend | KeepScores | Configure) or (
+    if isinstance(decision, _BESIDE) or (
         isinstance(decision, Fetched) and changed.phase is job.phase and agenda.running == name
     ):
         return _with_job(agenda, changed, queue=False)
     if isinstance(decision, Fetched):
         return _with_job(agenda, changed)
     return _with_job(_release_slot(agenda, name), changed)
+
+
+def _bar_rounds(jobs: Mapping[str, Job], said: Mapping[str, SaidBefore]) -> dict[str, Job]:
+    """The jobs once the disk is known to be older than what was heard: no secure step in rounds that were open then."""
+    barred = {name: max(job.barred, said[name].round) if name in said else job.barred for name, job in jobs.items()}
+    return {
+        name: job if job.barred == barred[name] else job.model_copy(update={"barred": barred[name]})
+        for name, job in jobs.items()
+    }
 
 
 def _without_reason(job: Job, gone: Mapping[Reason, bool]) -> Job:
@@ -128,7 +147,8 @@ def _give_up(job: Job, decision: GiveUp) -> Changes:
     phase = Phase.REPORTED if job.phase is Phase.EVALUATING else Phase.IDLE
     place = {"round": decision.round, "opening": decision.opening}
     again = job.again if (job.round, job.opening) == (decision.round, decision.opening) else 0
-    return {"phase": phase, **place, **_NO_TASK, "again": again, "pending": decision.raw, "reason": decision.reason}
+    left = {**_NO_TASK, **secure.leave_round(job), "again": again}
+    return {"phase": phase, **place, **left, "pending": decision.raw, "reason": decision.reason}
 
 
 def _changes_of_fetched(job: Job, decision: Fetched) -> Changes:
@@ -154,7 +174,8 @@ def _changes_of_take(job: Job, decision: TakeRound) -> Changes:
     place = {"phase": phase, "round": decision.round, "opening": decision.opening, "attempt": attempt}
     place["again"] = job.again + 1 if again else 0
     start = None if phase is Phase.IDLE else decision.raw
-    return {**_NO_TASK, **place, "start": start, "pending": None, "scores": {}, "reason": None}
+    part = {**secure.leave_round(job), "secure": make_part(event_of(decision.raw))}
+    return {**_NO_TASK, **place, **part, "start": start, "pending": None, "scores": {}, "reason": None}
 
 
 def _changes_of_recover(job: Job, decision: Recover) -> Changes:
@@ -164,8 +185,8 @@ def _changes_of_recover(job: Job, decision: Recover) -> Changes:
     return {"fetched": ()} if job.phase is Phase.EVALUATING else {}
 
 
-def _changes_of_leave(job: Job, decision: Drop | Deliver) -> Changes:
-    return {"phase": Phase.IDLE, **_NO_TASK}
+def _changes_of_leave(job: Job, decision: Drop) -> Changes:
+    return {"phase": Phase.IDLE, **_NO_TASK, **secure.leave_round(job)}
 
 
 _CHANGES: dict[type, Callable[[Job, Any], Changes]] = {
@@ -175,21 +196,34 @@ _CHANGES: dict[type, Callable[[Job, Any], Changes]] = {
     Decline: lambda job, x: {"phase": Phase.DECLINED, "reason": x.reason, "pending": None},
     Hold: lambda job, x: {"pending": x.raw},
     Drop: _changes_of_leave,
-    Deliver: _changes_of_leave,
+    Deliver: lambda job, x: {"phase": Phase.IDLE, **_NO_TASK},
     TakeRound: _changes_of_take,
-    PassBy: lambda job, x: {"round": x.round, "opening": x.opening, "again": 0, "pending": None},
+    PassBy: lambda job, x: {
+        **secure.leave_round(job),
+        "round": x.round,
+        "opening": x.opening,
+        "again": 0,
+        "pending": None,
+    },
     Fetched: _changes_of_fetched,
     Keep: lambda job, x: {"phase": Phase.SENDING, "update": x.trained, "sealed": False},
-    Seal: lambda job, x: {"sealed": True},
+    Seal: lambda job, x: {"sealed": True, **secure.note_announced(job)},
     Redo: _changes_of_redo,
     GiveUp: _give_up,
     KeepScores: _keep_scores,
     Report: lambda job, x: {"phase": Phase.REPORTED, **_NO_TASK},
     TellStatistics: lambda job, x: {"phase": Phase.IDLE, **_NO_TASK},
     Configure: lambda job, x: {"configuration": x.configuration},
-    End: lambda job, x: {"phase": Phase.ENDED, "pending": None, "reason": x.reason, **_NO_TASK},
+    End: lambda job, x: {
+        "phase": Phase.ENDED,
+        "pending": None,
+        "reason": x.reason,
+        **_NO_TASK,
+        **secure.leave_round(job),
+    },
     Suspend: lambda job, x: {"suspended": x.suspended},
     Recover: _changes_of_recover,
+    **secure.CHANGES,
 }
 """What each decision changes in its job."""
 

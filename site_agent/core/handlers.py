@@ -50,7 +50,9 @@ from site_agent.core.inputs import (
     TrainerFailed,
     UpdateLost,
 )
-from site_agent.core.jobs import Agenda, Job, Phase, Trained, event_of, experiment_of
+from site_agent.core.jobs import Agenda, Job, Phase, Trained, event_of, experiment_of, must_mask
+from site_agent.core.secure.decisions import AwaitMasking, LeaveSecure, MaskAgain
+from site_agent.core.secure.heard import judge_start
 from site_agent.core.steps import opening_of
 
 # handlers: what our own parts say
@@ -81,6 +83,8 @@ def take_prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
     event = event_of(job.pending)
     if agenda.has_reported(job.experiment, event.round, opening_of(event)):
         return (join,)
+    if (barrier := judge_start(job, event)) is not None:
+        return (join, GiveUp(job.experiment, event.round, opening_of(event), barrier))
     return (join, TakeRound(job.experiment, event.round, opening_of(event), event.raw))
 
 
@@ -113,6 +117,8 @@ def take_trained(agenda: Agenda, job: Job, said: Trained) -> Decisions:
     """
     if agenda.running != job.experiment or (said.round, said.attempt) != (job.round, job.attempt):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    if must_mask(job):
+        return (GiveUp(job.experiment, job.round, job.opening, Reason.PRIVACY_BELOW_FLOOR),)
     if said.cases < 1:
         return (GiveUp(job.experiment, job.round, job.opening, Reason.TOO_FEW_CASES),)
     return (Keep(job.experiment, said),)
@@ -124,8 +130,9 @@ def take_scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
     if agenda.running != job.experiment or said.label != job.label:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
     kept = KeepScores(job.experiment, said.label, said.splits)
-    last = len(job.scores) + 1 == len(job.evaluation_start.digests())
-    return (kept, Report(job.experiment)) if last else (kept,)
+    if len(job.scores) + 1 < len(job.evaluation_start.digests()):
+        return (kept,)
+    return (kept, AwaitMasking(job.experiment) if must_mask(job) else Report(job.experiment))
 
 
 @handles(CasesMeasured)
@@ -201,7 +208,9 @@ def take_distrusted(agenda: Agenda, job: Job, said: Distrusted) -> Decisions:
 def _give_up(job: Job, reason: Reason) -> Decisions:
     if job.phase is Phase.PREPARING:
         return (Decline(job.experiment, reason),)
-    return (GiveUp(job.experiment, job.round, job.opening, reason, job.start if reason in PASSING else None),)
+    # Of a secure round the keys are out already: it is not begun again.
+    again = job.start if reason in PASSING and job.secure is None else None
+    return (GiveUp(job.experiment, job.round, job.opening, reason, again),)
 
 
 def _of_this_update(job: Job, said: ChunksSent | UpdateLost | Receipted) -> bool:
@@ -218,8 +227,11 @@ def chunks_sent(agenda: Agenda, job: Job, said: ChunksSent) -> Decisions:
 
 @handles(UpdateLost)
 def update_lost(agenda: Agenda, job: Job, said: UpdateLost) -> Decisions:
-    """The update's file is not what it was. Records `Redo`: a new attempt of the round (protocol rule 4)."""
-    return (Redo(job.experiment) if _of_this_update(job, said) else Ignore(job.experiment, Reason.WRONG_ROUND),)
+    """The update's file is not what it was. Records `Redo`: a new attempt of the round (protocol rule 4); in a secure
+    round `MaskAgain`, which comes to the same bytes."""
+    if not _of_this_update(job, said):
+        return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    return (Redo(job.experiment) if job.secure is None else MaskAgain(job.experiment),)
 
 
 @handles(Receipted)
@@ -256,7 +268,8 @@ def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
     """The agent starts. Records `Recover` of each job, `Prepare` of what today's policy no longer refuses, and
     `TakeRound` of what was given up for a reason that is gone.
 
-    If its disk went back in time: before that `Heed`, and of what it has reported or announced since `Drop` or `Redo`.
+    If its disk went back in time: before that `Heed`, and of what it has reported or announced since `Drop` or `Redo`;
+    a secure round that was open then is given up.
     """
     decisions: list[Decision] = [Heed(said.said)] if said.said else []
     after = fold_decisions(agenda, decisions)
@@ -269,6 +282,11 @@ def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
             if verdict is not None and allowed and (waits or after.may_open(job.researcher, verdict.most)):
                 decisions.append(Prepare(experiment))
                 after = evolve(after, decisions[-1])
+        elif experiment in said.said and job.secure is not None and job.round <= said.said[experiment].round:
+            # What it said since in this round is not known here: nothing more is said of it.
+            at_rest = job.phase in (Phase.IDLE, Phase.REPORTED)
+            lost = GiveUp(experiment, job.round, job.opening, Reason.SECRETS_LOST)
+            decisions.append(LeaveSecure(experiment) if at_rest else lost)
         elif after.has_reported(experiment, job.round, job.opening) and job.phase is not Phase.ENDED:
             decisions.append(Drop(experiment) if job.start is not None else Recover(experiment))
         elif job.phase is Phase.SENDING and job.attempt < after.attempt_above(experiment, job.round) - 1:
@@ -296,4 +314,6 @@ def _take_again(now: Agenda | Switch, job: Job) -> Decisions:
     if job.reason is Reason.OUTSIDE_HOURS and not now.open:
         return ()
     event = event_of(job.pending)
+    if (barrier := judge_start(job, event)) is not None:
+        return (GiveUp(job.experiment, event.round, opening_of(event), barrier),)
     return (TakeRound(job.experiment, event.round, opening_of(event), event.raw),)

@@ -23,6 +23,7 @@ from site_agent.core.inputs import (
     Heard,
 )
 from site_agent.core.jobs import Agenda, Job, Phase, event_of, experiment_of
+from site_agent.core.secure import heard as secure
 from site_agent.core.steps import STEPS, opening_of, order_of
 
 
@@ -96,12 +97,16 @@ def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     opened, opening = STEPS[event.kind].read(event, agenda.site), opening_of(event)
     if order_of(event) <= (job.round, job.opening):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    if (again := secure.hear_again(agenda, job, event, opened.sites)) is not None:
+        return again
     base = opened.going_on
     if base is not None and (base == job.round or agenda.has_reported(job.experiment, base, 1)):
         return ()
     left: Decisions = () if job.phase in (Phase.IDLE, Phase.REPORTED) else (Drop(job.experiment),)
     if agenda.site not in opened.sites or agenda.has_reported(job.experiment, event.round, opening):
         return (*left, PassBy(job.experiment, event.round, opening))
+    if (barrier := secure.judge_start(job, event)) is not None:
+        return (*left, GiveUp(job.experiment, event.round, opening, barrier))
     if (reason := _find_obstacle(agenda, heard, opened.within)) is not None:
         return (*left, GiveUp(job.experiment, event.round, opening, reason, event.raw if reason in PASSING else None))
     return (*left, TakeRound(job.experiment, event.round, opening, event.raw))

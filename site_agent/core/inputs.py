@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from messages.envelope import Event
-from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
+from messages.kinds import Body, CaseCounts, Label, Platform, StatisticsReady
+from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.transfer import TransferKey
 from site_agent.core.budget import Price
 from site_agent.core.jobs import SaidBefore, Trained
 from site_agent.core.policy import PolicyVerdict
+from site_agent.core.secure.decisions import SecretsKept
+from site_agent.core.secure.state import TrainedInside
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,39 @@ class CasesMeasured:
 
     experiment: str
     told: StatisticsReady | None
+
+
+@dataclass(frozen=True)
+class SecureAnswered:
+    """A step of a secure round can be answered, of this opening; `kept`: what the spool holds from then on."""
+
+    experiment: str
+    round: int
+    opening: int
+    kind: str
+    body: Body
+    kept: SecretsKept
+
+
+@dataclass(frozen=True)
+class UpdateMasked:
+    """The round's masked update is complete on disk, under its seal."""
+
+    experiment: str
+    round: int
+    attempt: int
+    transfer: Sealed
+
+
+@dataclass(frozen=True)
+class SecureRefused:
+    """What the coordinator asks for in a secure round is what this site never does, or cannot do; ABSENT: it is not
+    asked."""
+
+    experiment: str
+    round: int
+    opening: int
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -176,8 +212,12 @@ AnyInput = (
     | ModelReady
     | NoSpace
     | Trained
+    | TrainedInside
     | Scored
     | CasesMeasured
+    | SecureAnswered
+    | UpdateMasked
+    | SecureRefused
     | TrainerFailed
     | PartBroken
     | Distrusted

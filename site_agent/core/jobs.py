@@ -20,6 +20,7 @@ from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.statistics.configuration import Configuration, configure_experiment
+from site_agent.core.secure.state import SecurePart, TrainedInside
 
 
 class Phase(StrEnum):
@@ -37,6 +38,8 @@ class Phase(StrEnum):
     """Queued for the training slot, or in it (`Agenda.running`)."""
     MEASURING = "measuring"
     """As for training: the site tells of its training cases before anything is trained."""
+    MASKING = "masking"
+    """In a secure round: what was trained or scored is here, and it waits for its masks, or gets them."""
     SENDING = "sending"
     """The update is complete on disk; ends with its receipt."""
     EVALUATING = "evaluating"
@@ -48,6 +51,7 @@ class Phase(StrEnum):
 
 NEEDS_SLOT = (Phase.PREPARING, Phase.MEASURING, Phase.TRAINING, Phase.EVALUATING)
 OVER = (Phase.DECLINED, Phase.ENDED)
+AT_WORK = (Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.MASKING, Phase.SENDING, Phase.EVALUATING)
 
 
 class Job(BaseModel):
@@ -61,6 +65,8 @@ class Job(BaseModel):
     looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
     `configuration`: what the experiment goes on with, once its statistics are pooled. `privacy`: what the site has
     announced of its training under differential privacy.
+    `secure`: the part in a secure round; `trained`: what came of its training, and stays inside; `barred`: the last
+    round in which no secure step is taken any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +93,9 @@ class Job(BaseModel):
     scores: dict[Label, ModelScores] = {}
     deaths: int = 0
     configuration: Configuration | None = Field(None, exclude_if=lambda value: value is None)
+    secure: SecurePart | None = Field(None, exclude_if=lambda value: value is None)
+    trained: TrainedInside | None = Field(None, exclude_if=lambda value: value is None)
+    barred: int = Field(0, exclude_if=lambda value: not value)
     suspended: bool = False
     reason: Reason | None = None
 
@@ -206,14 +215,16 @@ class Agenda:
     @property
     def busy(self) -> bool:
         """Whether some round or evaluation is in work."""
-        return any(
-            job.phase in (Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
-            for job in self.jobs.values()
-        )
+        return any(job.phase in AT_WORK or job.secure is not None for job in self.jobs.values())
 
 
 _READ: dict[str, tuple[dict[str, Any], Configuration | None, Experiment]] = {}
 _MOST_READ = 64
+
+
+def must_mask(job: Job) -> bool:
+    """Whether nothing that training or scoring gave may leave but masked."""
+    return bool(experiment_of(job).privacy.secure_aggregation)
 
 
 def experiment_of(job: Job) -> Experiment:

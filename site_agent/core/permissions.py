@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from messages.ground.settings import Name, Settings
 from messages.sections import PlanKind
@@ -37,6 +37,10 @@ class Allow(Settings):
     until: date | None = None
 
 
+SecureMode = Literal["masks", "bfv"]
+SECURE_MODES: tuple[SecureMode, ...] = ("masks", "bfv")
+
+
 class Floors(Settings):
     """What no experiment can go below."""
 
@@ -56,9 +60,29 @@ class Floors(Settings):
     """Who has to be protected by differential privacy: "patient"; or "site", which either unit does."""
     epsilon_max: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
     """Most that one experiment may spend, to its end, for each of the site's patients."""
-    secure_aggregation: bool = False
+    secure_aggregation: tuple[SecureMode, ...] | bool = False
+    """Modes of which an experiment has to use one; true: any of them, false: it may do without."""
+    secure_least_sites: int = Field(2, ge=2, exclude_if=lambda value: value == 2)
+    """Of the sites in a secure sum, how many there are beside those that may collude."""
+    secure_colluding: int = Field(1, ge=0, exclude_if=lambda value: value == 1)
+    """How many other sites may pool what they know with the coordinator."""
+    peers: tuple[Fingerprint, ...] | None = Field(None, exclude_if=lambda value: value is None)
+    """Keys of the sites that count in a secure sum; None: of every site that the operator's register names."""
     share_site_metrics: bool = True
     share_case_metrics: bool = False
+
+    @field_validator("secure_aggregation", mode="before")
+    @classmethod
+    def _some_mode_is_left(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("an empty list lets nothing in: name modes, or write false")
+        return tuple(value) if isinstance(value, list) else value
+
+    @property
+    def secure_modes(self) -> tuple[SecureMode, ...]:
+        """Modes of which an experiment has to use one; none: it may do without."""
+        asked = self.secure_aggregation
+        return SECURE_MODES if asked is True else () if asked is False else asked
 
 
 class PolicyConfig(Settings):

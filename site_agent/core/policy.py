@@ -17,6 +17,7 @@ from messages.kinds import CaseCounts
 from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
 from messages.sections import OWN_TRAINER
+from messages.secure.rules import bound_round, margin_of
 from messages.secure.section import DifferentialPrivacy
 from site_agent.core.budget import Price
 from site_agent.core.permissions import Allow, Floors, PolicyConfig
@@ -169,7 +170,10 @@ def _named_trainers(rule: Allow) -> tuple[str, ...]:
 
 def _below_floor(floors: Floors, experiment: Experiment) -> Reason | None:
     """A floor that this version cannot keep refuses the experiment rather than being passed over."""
-    if floors.secure_aggregation and not experiment.privacy.secure_aggregation:
+    asked = experiment.privacy.secure_aggregation
+    if floors.secure_modes and asked not in floors.secure_modes:
+        return Reason.PRIVACY_BELOW_FLOOR
+    if asked == "masks" and not can_hide(floors, experiment):
         return Reason.PRIVACY_BELOW_FLOOR
     return _below_noise_floor(floors, experiment.privacy.dp)
 
@@ -200,6 +204,19 @@ def judge_price(floors: Floors, experiment: Experiment, price: Price) -> Reason 
     if own is not None and own.epsilon_max is not None and price.epsilon > own.epsilon_max:
         return Reason.PRIVACY_BUDGET_SPENT
     return None
+
+
+def can_hide(floors: Floors, experiment: Experiment) -> bool:
+    """Whether some number of the experiment's sites makes a secure sum that the floors let this site's update into."""
+    rule, quorum = experiment.privacy.threshold, experiment.least_sites
+    for count in range(quorum, len(experiment.sites) + 1):
+        bounds = bound_round(count, rule, quorum)
+        counted = count if floors.peers is None else min(count, len(floors.peers) + 1)
+        colluding = floors.secure_colluding + count - counted  # who is not pinned is taken to collude
+        hidden = counted - floors.secure_colluding >= floors.secure_least_sites
+        if hidden and bounds.possible and margin_of(count, bounds.threshold) > colluding:
+            return True
+    return False
 
 
 def _data_missing(experiment: Experiment, datasets: dict[str, set[str]]) -> Reason | None:

@@ -8,6 +8,7 @@ from datetime import date
 from messages.experiment import Experiment
 from messages.reasons import ADVICE
 from messages.sections import OWN_TRAINER
+from messages.secure.section import CARRIED_OUT
 from messages.tasks.registry import TASKS
 from nets.registry import known_nets
 from site_agent.config import SiteConfig
@@ -26,7 +27,7 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
     Args:
         today: the site's date.
     """
-    rules, floors = config.policy, config.policy.floors
+    rules = config.policy
     yield from _check_floors(config)
     dead: list[str] = []
     for number, rule in enumerate(rules.allow, 1):
@@ -45,7 +46,7 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
             "Add a rule that names what is allowed, such as researchers and datasets (docs/site.md)", 2,
         )  # fmt: skip
         return
-    if not floors.secure_aggregation:
+    if not any(check.grade is Grade.FAIL for check in _check_floors(config)):
         by_hand = "; each experiment waits for `konsil site resume --approve ID`" if rules.approval == "hand" else ""
         count = "allows all" if rules.default == "allow" else f"{len(rules.allow) - len(lost)} rules can let some in"
         yield Check("policy", Grade.OK, f"{count}{by_hand}")
@@ -56,10 +57,14 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
 def _check_floors(config: SiteConfig) -> Iterator[Check]:
     """Floors that this version cannot keep: every experiment would be below them."""
     floors = config.policy.floors
-    for key, asked in (("secure_aggregation", floors.secure_aggregation),):
+    modes = floors.secure_modes
+    for key, asked in (("secure_aggregation", bool(modes) and not CARRIED_OUT & set(modes)),):
         if asked:
             what = f"policy.floors.{key} asks for what this version cannot do: every experiment is declined"
             yield Check("policy", Grade.FAIL, what, "Remove the floor, or take no part", 2)
+    if modes and config.trust is None:
+        what = "policy.floors.secure_aggregation needs keys, and [trust] is missing: every experiment is declined"
+        yield Check("policy", Grade.FAIL, what, "Ask the consortium's operator for this site's key (docs/site.md)", 2)
 
 
 def _list_misfits(rule: Allow, config: SiteConfig, today: date) -> Iterator[tuple[str, str, bool]]:

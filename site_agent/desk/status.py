@@ -23,6 +23,7 @@ _WORDS = {
     Phase.MEASURING: "preparing",
     Phase.TRAINING: "training",
     Phase.EVALUATING: "evaluating",
+    Phase.MASKING: "sending",
     Phase.SENDING: "sending",
     Phase.FETCHING: "fetching",
 }
@@ -45,7 +46,7 @@ def state_word(agenda: Agenda) -> str:
     if agenda.running is not None:
         return _WORDS.get(agenda.phase_of(agenda.running), "idle")
     phases = {job.phase for job in agenda.jobs.values()}
-    for phase in (Phase.SENDING, Phase.FETCHING):
+    for phase in (Phase.SENDING, Phase.MASKING, Phase.FETCHING):
         if phase in phases:
             return _WORDS[phase]
     if waits_for_hours(agenda):
@@ -100,12 +101,14 @@ def status_of(
     log: Mapping[str, Any] | None = None,
     unboxed: Sequence[str] = (),
     term_jumps: Sequence[Sequence[int]] = (),
+    privacy: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log.
-    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before."""
+    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before.
+    `privacy`: what the ledgers with a budget have left, a line each."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -154,4 +157,5 @@ def status_of(
         "lists": [dict(one) for one in lists],
         "unboxed_trainers": list(unboxed),
         "term_jumps": [list(one) for one in term_jumps],
+        "privacy": list(privacy),
     }

@@ -25,6 +25,7 @@ from messages.ground.durable import choose_synchronous, open_private_folder
 from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Agenda, Job
+from site_agent.disk import secure_rows
 from site_agent.disk.privacy_ledger import SCHEMA as PRIVACY_SCHEMA
 from site_agent.disk.privacy_ledger import PrivacyLedger
 from site_agent.disk.room import room_left, used_bytes
@@ -116,7 +117,8 @@ class Spool:
             self._db = sqlite3.connect(state / "spool.sqlite", isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(f"PRAGMA synchronous={choose_synchronous()}")
-            self._db.executescript(_SCHEMA + PRIVACY_SCHEMA)
+            self._db.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten: secrets of rounds
+            self._db.executescript(_SCHEMA + secure_rows.SCHEMA + PRIVACY_SCHEMA)
             if "digest" not in {row[1] for row in self._db.execute("PRAGMA table_info(ledger)")}:  # 0.1 kept none
                 self._db.execute("ALTER TABLE ledger ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
         except sqlite3.DatabaseError as error:
@@ -136,6 +138,8 @@ class Spool:
                 advice="Move the file away: the coordinator tells the agent where the experiments are",
             ) from None
         self.privacy = PrivacyLedger(self._db, self._guard)
+        self.secure = secure_rows.SecureRows(self._db, self._guard, self.transaction)
+        """What is kept of secure rounds."""
         self._posted = int(self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0])
         self.before = self._get_number("incarnation"), self._get_number("seq")
         """Incarnation and sequence number of the newest event that this disk knew of as it was opened."""
@@ -417,6 +421,14 @@ class Spool:
     def update_file(self, experiment: str, round_number: int, site: str, attempt: int) -> Path:
         """Where a complete update lies."""
         return self.updates / f"{TransferKey(experiment, round_number, site, attempt).stem}.update"
+
+    def trained_file(self, experiment: str, round_number: int, site: str, attempt: int) -> Path:
+        """Where what was trained in a secure round lies; it never leaves."""
+        return self.updates / f"{TransferKey(experiment, round_number, site, attempt).stem}.trained"
+
+    def words_file(self, experiment: str, round_number: int, site: str, attempt: int) -> Path:
+        """Where its difference lies as whole numbers, before any mask; it never leaves either."""
+        return self.updates / f"{TransferKey(experiment, round_number, site, attempt).stem}.words"
 
     def free_files(self, experiment: str, up_to: int | None) -> None:
         """Remove models and updates of an experiment up to a round; None: all."""

@@ -11,13 +11,15 @@ from dataclasses import replace
 import structlog
 
 from messages.experiment import Experiment
+from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from site_agent.config import SiteConfig
 from site_agent.core import policy
 from site_agent.core.budget import Account, Price
 from site_agent.core.decisions import Decision, Decline, End, Join, Keep
-from site_agent.core.inputs import AnyInput, Prepared, TrainerFailed
+from site_agent.core.inputs import AnyInput, Prepared, SecureRefused, TrainerFailed, UpdateMasked
 from site_agent.core.jobs import Agenda, Job, Phase, Trained, experiment_of
+from site_agent.desk.spending import explain_price, say_account
 from site_agent.disk.spool import Spool
 
 log = structlog.get_logger()
@@ -33,18 +35,30 @@ class Budgets:
         """The account of a data set as it is now. Any thread."""
         return self._ledger.open_account(dataset, self._budgets)
 
+    def list_words(self) -> list[str]:
+        """How much is left where there is a budget, a line for each ledger. Any thread."""
+        accounts = {(one := self.open_account(name)).ledger: one for name in self._budgets}
+        return [say_account(one) for one in accounts.values() if one.budget.limits]
+
     def judge_input(self, agenda: Agenda, given: AnyInput) -> AnyInput:
         """What an input comes to, given what is left: data that are ready, or an update that would leave, may cost too
         much."""
-        job = agenda.job_of(given.experiment) if isinstance(given, Prepared | Trained) else None
-        if job is None or agenda.running != job.experiment or experiment_of(job).privacy.dp is None:
+        if not isinstance(given, Prepared | Trained | UpdateMasked):
             return given
-        if isinstance(given, Prepared) and job.phase is Phase.PREPARING and given.lack is None:
-            return replace(given, lack=self._judge_joining(job, given.price))
-        if isinstance(given, Trained) and (given.round, given.attempt) == (job.round, job.attempt):
-            reason = self._judge_update(job, given) if job.phase is Phase.TRAINING else None
+        job = agenda.job_of(given.experiment)
+        if job is None or experiment_of(job).privacy.dp is None:
+            return given
+        runs = agenda.running == job.experiment
+        if isinstance(given, Prepared):
+            judged = runs and job.phase is Phase.PREPARING and given.lack is None
+            return replace(given, lack=self._judge_joining(job, given.price)) if judged else given
+        if (given.round, given.attempt) != (job.round, job.attempt):
+            return given
+        if isinstance(given, Trained):
+            reason = self._judge_update(job, given.transfer, given.steps) if runs else None
             return given if reason is None else TrainerFailed(job.experiment, reason)
-        return given
+        reason = None if job.trained is None else self._judge_update(job, given.transfer, job.trained.steps)
+        return given if reason is None else SecureRefused(job.experiment, job.round, job.opening, reason)
 
     def _judge_joining(self, job: Job, price: Price | None) -> Reason | None:
         if price is None:
@@ -61,11 +75,10 @@ class Budgets:
         """Why an experiment may not train here to its end; None where it may."""
         return policy.judge_price(self._floors, experiment, price) or account.judge_joining(experiment.id, price)
 
-    def _judge_update(self, job: Job, update: Trained) -> Reason | None:
-        if self._ledger.has_charged(job.experiment, update.round, update.transfer.seal):
+    def _judge_update(self, job: Job, update: Sealed, steps: int) -> Reason | None:
+        if self._ledger.has_charged(job.experiment, job.round, update.seal):
             return None
-        account = self.open_account(experiment_of(job).data.dataset)
-        return account.judge_charge(job.experiment, update.steps)
+        return self.open_account(experiment_of(job).data.dataset).judge_charge(job.experiment, steps)
 
     def enter_decisions(self, agenda: Agenda, given: AnyInput, decided: Iterable[Decision], now: float) -> None:
         """Reserve, charge and free what was decided on an input.
@@ -104,20 +117,3 @@ class Budgets:
                     ledgers=sorted(shut),
                     advice="docs/privacy.md, Budgets",
                 )
-
-
-def explain_price(account: Account, experiment: Experiment, price: Price) -> str:
-    """What an experiment would spend, and where that passes what is left, in words."""
-    words = f"epsilon {price.epsilon:.2f} at delta {price.delta:.1e} in {experiment.rounds.count} rounds"
-    if not account.budget.limits:
-        return f"{words}; ledger {account.ledger} has no budget"
-    if account.closed:
-        return f"{words}; ledger {account.ledger} is closed"
-    limit = account.budget.epsilon_lifetime
-    passed = account.find_overrun(experiment.id, price)
-    if passed is not None:
-        return (
-            f"{words}; round {passed} would pass the {limit:g} of ledger {account.ledger} ({account.bound:.2f} taken)"
-        )
-    left = "" if limit is None else f"; {account.bound:.2f} of {limit:g} of ledger {account.ledger} taken before"
-    return words + left

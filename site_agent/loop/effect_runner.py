@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from messages.ground import logs
+from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError
 from messages.reasons import Reason
 from messages.tensors.transfer import TransferKey
@@ -20,15 +21,26 @@ from site_agent.core.effects import (
     RunEvaluate,
     RunMeasure,
     RunPrepare,
+    RunSecure,
     RunTrain,
     Say,
     SendChunks,
     list_fetches,
 )
-from site_agent.core.inputs import AnyInput, CasesMeasured, ChunksSent, PartBroken, Scored, TrainerFailed
+from site_agent.core.inputs import (
+    AnyInput,
+    CasesMeasured,
+    ChunksSent,
+    PartBroken,
+    Scored,
+    SecureAnswered,
+    TrainerFailed,
+)
 from site_agent.core.jobs import OVER, Job, experiment_of
 from site_agent.data.guard import DataGuard, Look, judge_data
+from site_agent.loop.secure_runner import SecureRunner
 from site_agent.loop.steps import Steps
+from site_agent.secure.rounds import SecureWork
 from site_agent.trainers.base import Trainers
 from site_agent.trainers.requests import Workshop
 from site_agent.wire.outbox import Outbox
@@ -68,12 +80,15 @@ class EffectRunner:
         receiver: ChunkReceiver,
         sender: ChunkSender,
         guard: DataGuard,
+        secure: SecureWork,
+        clock: Clock,
         post: Callable[[Callable[[], None]], None],
         show: Callable[[], None],
     ) -> None:
         self._steps, self._voice, self._trainers, self._workshop = steps, voice, trainers, workshop
         self._receiver, self._sender, self._guard = receiver, sender, guard
         self._post, self._show = post, show
+        self._secure = SecureRunner(secure, post, self._apply_secure, clock)
         self._watched: dict[str, int] = {}
         self.settled: Callable[[], bool] = lambda: True
         """Whether history is read up; until then no data are prepared, perhaps for what ended long ago."""
@@ -133,11 +148,18 @@ class EffectRunner:
             self._sender.send_update(ahead)
         held.waiting.clear()
 
+    def _apply_secure(self, given: AnyInput) -> None:
+        """Masked figures are of the data; all else that a secure round answers is of keys alone."""
+        if isinstance(given, SecureAnswered) and given.kind == "secure-figures":
+            self.apply_result(given)
+        else:
+            self.apply_input(given)
+
     def post_result(self, given: ChunksSent | Scored | CasesMeasured) -> None:
         """Apply a result in its turn. Any thread."""
         self._post(lambda: self.apply_result(given))
 
-    def apply_result(self, given: ChunksSent | Scored | CasesMeasured) -> None:
+    def apply_result(self, given: ChunksSent | Scored | CasesMeasured | SecureAnswered) -> None:
         """Apply an input that makes what came of the data leave: an update's seal, scores."""
         job = self._steps.agenda.job_of(given.experiment)
         if job is not None:
@@ -270,6 +292,8 @@ class EffectRunner:
             self._trainers.halt(effect.experiment)
         elif isinstance(effect, CloseTrainer):
             self._trainers.kill(effect.experiment)
+        elif isinstance(effect, RunSecure) and job is not None:
+            self._secure.begin(job, effect.work)
         elif isinstance(effect, RunPrepare) and not self.settled():
             self._held.append(effect)
         elif isinstance(effect, RunPrepare | RunMeasure | RunTrain | RunEvaluate) and job is not None:

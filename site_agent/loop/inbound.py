@@ -34,7 +34,7 @@ from messages.trust.verifier import Verifier
 from site_agent.core.effects import Effect, Say
 from site_agent.core.equivocation import COMPARED, is_contradiction
 from site_agent.core.inputs import Distrusted, Heard, PartBroken, Receipted, Retried
-from site_agent.core.jobs import Phase, event_of
+from site_agent.core.jobs import AT_WORK, Phase, event_of
 from site_agent.core.policy import ANY_KEY, PolicyVerdict, in_known_words
 from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.lineage import Lineage
@@ -48,7 +48,7 @@ from site_agent.wire.outbox import Outbox
 
 log = structlog.get_logger()
 
-FORSAKEN = (Phase.PREPARING, Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
+FORSAKEN = (Phase.PREPARING, *AT_WORK)
 """What a site leaves at once where the log was forked."""
 OLD = 60.0
 """Seconds before the agent's start: what was said earlier is history that it reads up."""

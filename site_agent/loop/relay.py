@@ -53,8 +53,12 @@ class Relay:
         self.latest: dict[str, Progress] = {}
         self.resumed: dict[str, protocol.CheckpointEvent] = {}
 
-    def relay_trainer(self, name: str, reply: protocol.Progress) -> None:
-        """From a trainer; main loop's thread."""
+    def relay_trainer(self, name: str, reply: protocol.Progress, *, masked: bool) -> None:
+        """From a trainer; main loop's thread.
+
+        Args:
+            masked: whether its loss may leave in no other way than masked.
+        """
         down, up = self._moved()
         body = Progress(
             phase=reply.phase,
@@ -62,7 +66,7 @@ class Relay:
             total=reply.total,
             epoch=reply.epoch or None,
             epochs=reply.epochs or None,
-            loss=policy.loss_for_sharing(self._floors, reply.loss),
+            loss=None if masked else policy.loss_for_sharing(self._floors, reply.loss),
             eta_seconds=reply.eta_seconds,
             bytes_down=down,
             bytes_up=up,

@@ -10,7 +10,7 @@ import structlog
 from messages.ground.clock import Clock
 from messages.ground.metrics import PHASES
 from site_agent.core.inputs import AnyInput, PartBroken, Prepared, TrainerDied
-from site_agent.core.jobs import Job, Phase, experiment_of
+from site_agent.core.jobs import Job, Phase, experiment_of, must_mask
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.relay import Relay
 from site_agent.loop.steps import Steps
@@ -63,7 +63,7 @@ class Reports:
         if isinstance(reply, protocol.Progress):
             if job.privacy is not None:
                 reply = reply.model_copy(update={"loss": None})  # it is withheld
-            self._relay.relay_trainer(name, reply)
+            self._relay.relay_trainer(name, reply, masked=must_mask(job))
         elif isinstance(reply, protocol.CheckpointEvent):
             self._steps.tally.checkpoints[reply.what] += 1
             self._relay.relay_checkpoint(name, reply)

@@ -65,7 +65,7 @@ class Rules:
             experiment = Experiment.model_validate(plain)
         except ValidationError:
             return PolicyVerdict(Reason.UNSUPPORTED)
-        return policy.judge_experiment(
+        verdict = policy.judge_experiment(
             self.config.policy,
             experiment,
             researcher,
@@ -76,6 +76,10 @@ class Rules:
             self.config.readable_by_trainers,
             self.config.budgeted,
         )
+        if verdict.allowed and experiment.privacy.secure_aggregation and self.config.trust is None:
+            # Without keys nobody knows whose masks these are: the coordinator could invent every other site.
+            return PolicyVerdict(Reason.NO_GOOD_KEY, verdict.by_hand, signer=signer)
+        return verdict
 
     def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:
         """Whether an experiment that the policy allows could be trained here, as far as can be seen; any thread."""

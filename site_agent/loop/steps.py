@@ -12,7 +12,7 @@ from messages.ground.errors import WorkFailed
 from messages.ground.operating.systemd import notify_manager
 from site_agent.core.agenda import decide
 from site_agent.core.decisions import Decision, Ignore, Invite
-from site_agent.core.effects import Effect, Say, effects
+from site_agent.core.effects import STORED, Effect, FreeSecrets, KeepSecrets, Say, effects
 from site_agent.core.evolve import evolve
 from site_agent.core.inputs import AnyInput
 from site_agent.core.jobs import Agenda, event_of
@@ -85,12 +85,16 @@ class Steps:
         self._budgets.enter_decisions(after, given, decisions, now)
         for effect in todo:
             if isinstance(effect, Say):
-                self._voice.say_event(effect, now, _find_question(effect, after, before))
+                self._voice.say_event(effect, now, effect.question or _find_question(effect, after, before))
+            elif isinstance(effect, KeepSecrets):
+                self._spool.secure.keep_row(effect.experiment, effect.round, effect.kept)
+            elif isinstance(effect, FreeSecrets):
+                self._spool.secure.drop_rows(effect.experiment, effect.round)
         self.agenda = after
         self._taken += decisions
         for decision in decisions:
             self._tell_decision(decision)
-        return [effect for effect in todo if not isinstance(effect, Say)]
+        return [effect for effect in todo if not isinstance(effect, STORED)]
 
     def _tell_decision(self, decision: Decision) -> None:
         self.tally.count_decision(decision)

@@ -94,6 +94,7 @@ class Upkeep:
             self._hearing.seek_proofs,
             self._judge_key,
             self._prune_due,
+            self._spool.secure.clear_traces,
         )
 
     def do_waiting(self) -> None:

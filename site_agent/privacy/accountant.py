@@ -61,12 +61,29 @@ def find_epsilons(asked: Sequence[tuple[NoisySteps, float]], *, within: float = 
     return _ask([("epsilon", *astuple(steps), delta) for steps, delta in asked], within)
 
 
-def find_divergences(
-    noise_multiplier: float, sample_rate: float, orders: Sequence[float], *, within: float = ANSWERED_WITHIN
-) -> tuple[float, ...]:
-    """The Rényi divergence of one noisy step at each order (Mironov, Talwar and Zhang 2019); as `find_epsilon`."""
-    _check_steps(NoisySteps(noise_multiplier, sample_rate, 1))
-    return tuple(_ask([("divergences", noise_multiplier, sample_rate, tuple(orders))], within)[0])
+def find_price(
+    given: NoisySteps, delta: float, orders: Sequence[float], *, within: float = ANSWERED_WITHIN
+) -> tuple[float, tuple[float, ...]]:
+    """The epsilon of so many steps, and the Rényi divergence of one at each order (Mironov, Talwar and Zhang 2019).
+
+    As `find_epsilon`; both in one child.
+    """
+    _check_steps(given)
+    questions = [
+        ("epsilon", *astuple(given), delta),
+        ("divergences", given.noise_multiplier, given.sample_rate, tuple(orders)),
+    ]
+    epsilon, divergences = _ask(questions, within)
+    return epsilon, tuple(divergences)
+
+
+def count_rounds(
+    a_round: NoisySteps, rounds: int, delta: float, most: float, *, within: float = ANSWERED_WITHIN
+) -> int:
+    """How many of so many rounds end with an epsilon of at most `most`; as `find_epsilon`."""
+    _check_steps(a_round)
+    found: int = _ask([("rounds", *astuple(a_round), rounds, delta, most)], within)[0]
+    return found
 
 
 def _check_steps(given: NoisySteps) -> None:
@@ -107,6 +124,7 @@ def _answer_questions() -> None:
 
     answers: dict[str, Callable[..., Any]] = {
         "epsilon": losses.measure_epsilon,
+        "rounds": losses.count_rounds,
         "divergences": losses.measure_divergences,
     }
     said = [answers[name](*numbers) for name, *numbers in json.load(sys.stdin)]

@@ -9,6 +9,7 @@ Within an experiment the privacy loss distribution of all steps is composed (Kos
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -32,6 +33,16 @@ def measure_epsilon(noise_multiplier: float, sample_rate: float, steps: int, del
     if steps == 0:
         return 0.0
     return float(_measure_step(noise_multiplier, sample_rate).self_compose(steps).get_epsilon_for_delta(delta))
+
+
+def count_rounds(
+    noise_multiplier: float, sample_rate: float, a_round: int, rounds: int, delta: float, most: float
+) -> int:
+    """How many of so many rounds, each of `a_round` steps, end with no more than this epsilon."""
+    spent = [*range(1, rounds + 1)]
+    return bisect_right(
+        spent, most, key=lambda number: measure_epsilon(noise_multiplier, sample_rate, number * a_round, delta)
+    )
 
 
 def measure_divergences(noise_multiplier: float, sample_rate: float, orders: Sequence[float]) -> list[float]:

@@ -22,7 +22,8 @@ from messages.tensors.transfer import TransferKey
 from site_agent.config import SiteConfig
 from site_agent.core import policy, sharing
 from site_agent.core.inputs import AnyInput, CasesMeasured, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
-from site_agent.core.jobs import Job, Phase, Trained, experiment_of
+from site_agent.core.jobs import Job, Phase, Trained, experiment_of, must_mask
+from site_agent.core.secure.state import TrainedInside
 from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
 from site_agent.privacy.price import price_steps
@@ -85,7 +86,7 @@ class Workshop:
             model=str(self._model_file(job, sealed)),
             manifest=sealed.manifest.plain(),
             update=update.plain(),
-            output=str(self.update_file(job)),
+            output=str(self._output_file(job)),
             evaluate=start.evaluate,
             checkpoint_seconds=self._checkpoint_seconds(job, update),
             patients=0 if job.privacy is None else job.privacy.patients,
@@ -147,8 +148,13 @@ class Workshop:
         request = protocol.Measure(round=job.round, split="train")
         self._trainers.ask(job.experiment, self._make_preparation(job), request)
 
+    def _output_file(self, job: Job) -> Path:
+        """Where the trainer writes: of a secure round nothing that it writes is ever sent."""
+        place = (job.experiment, job.round, self._config.site.name, job.attempt)
+        return self._spool.trained_file(*place) if must_mask(job) else self._spool.update_file(*place)
+
     def update_file(self, job: Job) -> Path:
-        """Where the job's update lies."""
+        """Where the job's update lies, as it is sent."""
         return self._spool.update_file(job.experiment, job.round, self._config.site.name, job.attempt)
 
     def _model_file(self, job: Job, sealed: Sealed) -> Path:
@@ -239,7 +245,7 @@ class Workshop:
         Only what the agenda would keep may leave: an update of this round, of enough cases.
         """
         this = (reply.round, reply.attempt)
-        if job.phase is not Phase.TRAINING or this != (job.round, job.attempt):
+        if must_mask(job) or job.phase is not Phase.TRAINING or this != (job.round, job.attempt):
             return None
         if experiment_of(job).privacy.dp is not None:
             return None  # nothing leaves before all of it is charged
@@ -256,8 +262,10 @@ class Workshop:
         return Ahead(key, manifest, places, reply.first, reply.digests)
 
     def take_trained(self, job: Job, reply: protocol.Trained) -> AnyInput:
-        """The update is written: seal it. Reads the whole file where its trainer did not hash it, so not for the main
-        loop's thread."""
+        """The update is written: seal it, unless it has to be masked. Reads the whole file where its trainer did not
+        hash it, so not for the main loop's thread."""
+        if must_mask(job):
+            return self._take_inside(job, reply)
         manifest = _update_manifest(job)
         known = self._hashed.pop(job.experiment, None)
         try:
@@ -283,7 +291,7 @@ class Workshop:
             epsilon=self._measure_spent(job, reply, seal),
         )
 
-    def _measure_spent(self, job: Job, reply: protocol.Trained, seal: str) -> float | None:
+    def _measure_spent(self, job: Job, reply: protocol.Trained, seal: str = "") -> float | None:
         """Epsilon of all that has left, with this update; None: the experiment is not private."""
         if job.privacy is None:
             return None
@@ -291,7 +299,22 @@ class Workshop:
         steps = next((one.charged for one in ledger.list_holdings() if one.experiment == name), 0)
         if not ledger.has_charged(name, reply.round, seal):
             steps += reply.steps
-        return price_steps(job.privacy, steps)
+        return price_steps(job.privacy, steps, reply.steps)
+
+    def _take_inside(self, job: Job, reply: protocol.Trained) -> AnyInput:
+        scores = None if reply.evaluation is None else self._keep_shareable(reply.evaluation)
+        return TrainedInside(
+            experiment=job.experiment,
+            round=reply.round,
+            attempt=reply.attempt,
+            cases=policy.round_count(self._floors, reply.cases),
+            epochs=max(0, round(reply.epochs)),
+            steps=reply.steps,
+            loss=None if job.privacy is not None else policy.loss_for_sharing(self._floors, reply.loss),
+            seconds=reply.seconds,
+            validation=scores,
+            epsilon=self._measure_spent(job, reply),
+        )
 
     def take_scored(self, job: Job, reply: protocol.Evaluated) -> Scored:
         """A candidate was scored."""

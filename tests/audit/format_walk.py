@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator_kit import ARRAYS, MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
+from secure_bodies import BODIES as SECURE_BODIES
 
 from coordinator.core import inputs as i
 from coordinator.core.evolve import fold_decisions
@@ -207,7 +208,8 @@ class Walk:
             "leaving": kinds.Leaving,
             "statistics-ready": lambda: kinds.StatisticsReady(statistics=_fingerprint()),
         }
-        self.wire(kind, bodies[kind](), site, number=number, attempt=step)
+        body = SECURE_BODIES[kind] if kind in SECURE_BODIES else bodies[kind]()
+        self.wire(kind, body, site, number=number, attempt=step)
 
     def _update(self, site: str, number: int, step: int) -> kinds.WeightsReady:
         draw, state = self._draw, self.state
@@ -269,6 +271,7 @@ class Walk:
                 cosines=draw.choice(({}, {"site-a": 0.75, "site-b": -0.5})),
             ),
             "aggregation-failed": i.AggregationFailed(time=now, round=number),
+            "sum-refused": i.SumRefused(time=now, round=number, reason=Reason.SUM_OUT_OF_RANGE),
             "outage": i.Outage(time=now, since=now - draw.choice((0.0, 40.0, -3.0))),
             "handling-failed": i.HandlingFailed(time=now, kind="weights-ready", site=site, round=number),
             "disk-full": i.DiskFull(time=now),

@@ -15,6 +15,7 @@ from typing import Any
 from coordinator_kit import CONSORTIUM
 from format_files import EVERY_KEY, MINIMAL
 from pydantic import BaseModel
+from secure_bodies import BODIES as SECURE_BODIES
 
 from messages import chain, codec, experiment, kinds
 from messages.envelope import Author
@@ -118,7 +119,7 @@ def _original() -> bytes:
 
 def little_bodies() -> dict[str, Body]:
     """Each kind's body with only what it must say."""
-    return {
+    return SECURE_BODIES | {
         "experiment-start": kinds.ExperimentStart(experiment=SPARSE),
         "experiment-abort": kinds.ExperimentAbort(),
         "experiment-pause": kinds.ExperimentPause(),
@@ -194,7 +195,7 @@ def full_bodies() -> dict[str, Body]:
         rounds=50,
         combined=FULL_COMBINED,
     )
-    return {
+    return SECURE_BODIES | {
         "experiment-start": kinds.ExperimentStart(experiment=FULL_FILE),
         "experiment-check": kinds.ExperimentCheck(experiment=FULL_FILE, nonce=NONCE),
         "echo": kinds.Echo(nonce=NONCE),

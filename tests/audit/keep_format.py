@@ -52,8 +52,8 @@ from messages.experiment import Experiment  # noqa: E402
 
 FORMATS = HERE / "formats"
 MOST_BYTES = 2 * 2**20
-NEVER_DECIDED = frozenset({"step-answered"})
-"""Decisions that no step of this version's rounds brings about: only the tests' rehearsal does (`rehearsal.py`)."""
+NEVER_DECIDED = frozenset({"step-answered", "share-unopened", "share-wrong"})
+"""Decisions that no walk brings about: secure rounds need sites that reckon (`tests/secure_run.py`)."""
 LEFT = ("lock", "journal.lock", "journal.sqlite-shm", "logs", "control.sock")
 """Files of a state folder that say nothing: locks, SQLite's shared memory, trainers' own words."""
 

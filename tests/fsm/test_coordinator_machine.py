@@ -65,6 +65,7 @@ OWN: dict[str, Any] = {
     "update-bad": i.UpdateBad(time=1, site="site-a", round=1, attempt=1, reason=Reason.WRONG_DIGEST),
     "aggregated": i.Aggregated(time=1, round=1, seal=SEAL, digest="0" * 64),
     "aggregation-failed": i.AggregationFailed(time=1, round=1),
+    "sum-refused": i.SumRefused(time=1, round=1, reason=Reason.SUM_OUT_OF_RANGE),
     "handling-failed": i.HandlingFailed(time=1, kind="aggregated", round=1),
     "timer-fired": i.TimerFired(time=1, timer=Timer.GRACE),
     "outage": i.Outage(time=2, since=1),

@@ -15,10 +15,11 @@ from coordinator.core.checks import judge_counts
 from coordinator.core.handlers.answers import Handler, handles, paused_by, receipts_left
 from coordinator.core.plans.buffering import refuse_number, takes_more
 from coordinator.core.plans.table import plan_of
-from coordinator.core.state import UPDATES, ExperimentState, Phase, Standing
+from coordinator.core.state import KEYS, SHARES, UPDATES, ExperimentState, Phase, Standing
+from coordinator.core.steps import secure
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
 from messages import codec, kinds
-from messages.abilities import WORDS_4, WORDS_6, read_abilities
+from messages.abilities import WORDS_4, WORDS_6, WORDS_7, read_abilities
 from messages.reasons import Reason
 
 # researchers
@@ -209,6 +210,8 @@ def take_joined(state: ExperimentState, given: i.Received) -> Answer:
     can = tuple(sorted(read_abilities(given.event.ext)))
     if (state.measured is not None or state.experiment.measures_first) and WORDS_6 not in can:
         return Reason.UNKNOWN_FIELD  # it could not read what it is asked, nor what the experiment goes on with
+    if state.is_masked and WORDS_7 not in can:
+        return Reason.UNKNOWN_FIELD
     plan = state.experiment.plan
     if (not plan.shares_model and WORDS_4 not in can) or (plan.keeps_work and WORDS_6 not in can):
         return Reason.UNKNOWN_FIELD  # its round-start would name what an older site cannot read
@@ -231,7 +234,7 @@ def take_declined(state: ExperimentState, given: i.Received) -> Answer:
         return reason
     answer: Decided = (d.SiteDeclined(site=site, reason=body.reason),)
     part = state.round.parts.get(site) if state.round is not None and state.round.closed_at is None else None
-    if part is not None and not part.reported:
+    if part is not None and (not part.reported or _is_only_prepared(state)):
         return (*supersede_attempt(state, site), *answer, d.SiteFailed(site=site, reason=body.reason))
     return answer
 
@@ -276,21 +279,45 @@ def round_failed(state: ExperimentState, given: i.Received) -> Answer:
     if (reason := _refuse_outside(state, given)) is not None:
         return reason
     site = given.event.sender
-    if state.round is not None and state.round.parts[site].reported:
+    if state.round is not None and state.round.parts[site].reported and not _is_only_prepared(state):
         return Reason.DUPLICATE
     return (*supersede_attempt(state, site), d.SiteFailed(site=site, reason=body.reason))
 
 
-def take_answer(row: StepRow) -> Handler:
-    """The answer that a step asks for: once, from a site that takes part, while the step is open."""
+def _is_only_prepared(state: ExperimentState) -> bool:
+    """Whether a site that has answered the open step has still to do what the round is for."""
+    return state.round is not None and state.round.role in (KEYS, SHARES)
+
+
+@handles(i.Received)
+def take_complaint(state: ExperimentState, given: i.Received) -> Answer:
+    """secure-complaint, when what a peer sealed for a site does not open (issue 16, item 5).
+
+    Records `ShareUnopened` with what the one-time key shows, and `RoundVoided` where too few are left who could help to
+    rebuild a secret of the round.
+    """
+    if (reason := _refuse_outside(state, given)) is not None:
+        return reason
+    return Reason.WRONG_STATE if state.round is None else secure.take_complaint(state, state.round, given)
+
+
+def take_answer(*rows: StepRow) -> Handler:
+    """The answer that a step asks for: once, from a site that takes part, while the step is open.
+
+    Args:
+        rows: the steps that ask for it, in one phase.
+    """
+    by_step = {row.name: row for row in rows}
 
     @handles(i.Received)
-    @wraps(row.answered)
+    @wraps(rows[0].answered)
     def handler(state: ExperimentState, given: i.Received) -> Answer:
         if (reason := _refuse_outside(state, given)) is not None:
             return reason
-        if state.round is None or state.round.step != row.name:
+        if state.round is None:
             return Reason.WRONG_STATE
+        if (row := by_step.get(state.round.step)) is None:
+            return Reason.LATE if state.round.tried else Reason.WRONG_STATE
         if state.round.parts[given.event.sender].reported:
             return Reason.DUPLICATE
         return row.answered(state, state.round, given)

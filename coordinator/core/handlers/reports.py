@@ -8,10 +8,12 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import rules
+from coordinator.core.checks import judge_pooled
 from coordinator.core.handlers.answers import handles, paused_by, receipts_left
 from coordinator.core.plans.buffering import takes_more
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Standing, Timer
+from coordinator.core.steps import secure
 from coordinator.core.steps.base import Answer, supersede_attempt
 from messages.reasons import Reason
 
@@ -90,11 +92,22 @@ def update_bad(state: ExperimentState, given: i.UpdateBad) -> Answer:
 def take_aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
     """The worker has made and stored the round's aggregate.
 
-    Records `RoundCompleted`; the next round or the evaluation opens with it (protocol rule 5).
+    Records `RoundCompleted`; the next round or the evaluation opens with it (protocol rule 5). `RoundVoided` where what
+    a secure round pools cannot be.
     """
     if state.round is None or state.round.number != given.round or state.is_between:
         return ()
+    if (bad := judge_pooled(state, state.round, given)) is not None:
+        return secure.void_round(state, state.round, bad, given.time)
     return (rules.complete_round(state, state.round, given),)
+
+
+@handles(i.SumRefused)
+def take_sum_refused(state: ExperimentState, given: i.SumRefused) -> Answer:
+    """The worker has unmasked a sum that no honest sites can have. Records `RoundVoided`: the model stays."""
+    if state.round is None or state.round.number != given.round or state.is_between:
+        return ()
+    return secure.void_round(state, state.round, given.reason, given.time)
 
 
 @handles(i.AggregationFailed)

@@ -16,6 +16,7 @@ from coordinator.core.state import EMPTY, SCORES, UPDATES, ExperimentState, Memb
 from coordinator.core.steps.base import Decided, left_behind, pool_parts
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.scores import SplitScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,16 @@ class Opening:
         sites: who takes part.
         evaluate: whether they score the model that they receive on their validation cases.
         weights: of an ensemble, by label, which is then what is scored.
+        tried: which try of a secure round's exchange; 0: it is no secure round.
+        weighed: by site that masks, how much it weighs.
     """
 
     step: StepName
     sites: tuple[str, ...]
     evaluate: bool
     weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
+    tried: int = 0
+    weighed: Mapping[str, int] = field(default_factory=lambda: EMPTY)
 
 
 class Plan:
@@ -72,6 +77,15 @@ class Plan:
         """Whether the open step waits for the others, for a while, once enough has been reported."""
         return True
 
+    def waits_for_all(self, round_: Round) -> bool:
+        """Whether the open step waits for all others until its deadline, even where enough has been reported."""
+        return False
+
+    def try_again(self, state: ExperimentState, round_: Round) -> Opening | None:
+        """With whom the round begins anew where the open step's deadline came and too little is here; None: it does
+        not."""
+        return None
+
     def list_going_on(self, state: ExperimentState) -> Mapping[str, int]:
         """Who goes on in the round that opens with what it does for an earlier one, and which that is."""
         return EMPTY
@@ -107,17 +121,20 @@ class Plan:
         Args:
             round_: the open one; only an evaluation has scores of the candidates.
         """
-        parts = EMPTY if round_ is None else round_.parts
         label, rounds = "final", models.final_rounds(state)
         best = state.selected
         if best is not None and best != state.completed:
             reader = state.experiment.task.reader
-            final = pool_parts(state, parts, "final", "validation")
+            final = self.pool_scores(state, round_, "final", "validation")
             final_mean = reader.headline_score(final) if final is not None else None
             best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
             if final_mean is None or reader.rank_score(best_mean) > reader.rank_score(final_mean):
                 label, rounds = "selected", best
-        return d.Completed(time=now, label=label, rounds=rounds, test=pool_parts(state, parts, label, "test"))
+        return d.Completed(time=now, label=label, rounds=rounds, test=self.pool_scores(state, round_, label, "test"))
+
+    def pool_scores(self, state: ExperimentState, round_: Round | None, label: str, split: str) -> SplitScores | None:
+        """What has been told of a candidate on a split, over all sites; None where nothing was."""
+        return None if round_ is None else pool_parts(state, round_.parts, label, split)
 
     def remember_turns(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
         """`ExperimentState.turns` after a completed round: what the plan needs to know of earlier rounds."""

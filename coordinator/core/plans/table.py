@@ -11,6 +11,7 @@ from coordinator.core.plans.asynchronous import Asynchronous
 from coordinator.core.plans.base import Plan
 from coordinator.core.plans.ensemble import Ensemble
 from coordinator.core.plans.evaluation import EvaluationOnly
+from coordinator.core.plans.secure import SecureAggregation
 from coordinator.core.plans.sequential import Sequential
 from coordinator.core.plans.statistics import StatisticsOnly
 from coordinator.core.state import ExperimentState
@@ -25,8 +26,10 @@ ROWS: dict[str, Plan] = {
     "statistics": StatisticsOnly(),
 }
 PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
+MASKED_PLANS: Mapping[str, Plan] = MappingProxyType({"aggregation": SecureAggregation()})
+"""The same where nobody is to see a single update."""
 
 
 def plan_of(state: ExperimentState) -> Plan:
     """The experiment's plan."""
-    return PLANS[state.experiment.plan.kind]
+    return MASKED_PLANS[state.experiment.plan.kind] if state.is_masked else PLANS[state.experiment.plan.kind]

@@ -45,6 +45,7 @@ class StepRow:
         answered: what a site's answer means; asked for the first good answer of a site that takes part.
         close: what follows once the step is over and none comes after it in its round.
         overdue: what follows from the last deadline without a quorum.
+        extends: whether its deadline may be extended.
     """
 
     name: StepName
@@ -58,6 +59,7 @@ class StepRow:
     answered: Callable[[ExperimentState, Round, i.Received], Answer]
     close: Callable[[ExperimentState, Round, float], Decided]
     overdue: Callable[[ExperimentState, Round, float], Decided]
+    extends: bool = True
 
 
 def body_of(given: i.Received, model: type[Wanted]) -> Wanted:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from coordinator.core.state import Round, StepName
-from coordinator.core.steps import scores, statistics, updates
+from coordinator.core.steps import scores, secure, statistics, updates
 from coordinator.core.steps.base import StepRow
 
-ROWS: dict[StepName, StepRow] = {row.name: row for row in (updates.ROW, scores.ROW, statistics.ROW)}
+ROWS: dict[StepName, StepRow] = {row.name: row for row in (updates.ROW, scores.ROW, statistics.ROW, *secure.ROWS)}
 STEPS: Mapping[StepName, StepRow] = MappingProxyType(ROWS)
 
 

@@ -52,7 +52,8 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
     Records `UpdateAnnounced`. Its receipt waits until the whole update is verified and stored, or refused for good.
     """
     event, body = given.event, body_of(given, kinds.WeightsReady)
-    if state.manifest is None:
+    expected = state.update_manifest
+    if expected is None:
         return Reason.WRONG_STATE
     part, anew = round_.parts[event.sender], event.round != round_.base_of(event.sender)
     if body.transfer.round != event.round:
@@ -60,10 +61,12 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
     if part.update is not None and body.transfer.attempt <= part.update.attempt and not anew:
         return Reason.OLDER_ATTEMPT if body.transfer.attempt < part.update.attempt else Reason.DUPLICATE
     bad = None
-    if body.transfer.manifest.codec != state.codec.name:
+    if body.transfer.manifest.codec != expected.codec:
         bad = Reason.WRONG_CODEC
-    elif not body.transfer.manifest.same_tensors(state.manifest):
+    elif not body.transfer.manifest.same_tensors(expected):
         bad = Reason.WRONG_SHAPE
+    elif state.is_masked and (body.loss is not None or body.validation is not None):
+        bad = Reason.MALFORMED  # such figures of one site are what the round is to keep secret
     elif body.cases_used == 0:
         bad = Reason.NO_CASES
     elif body.validation is not None and is_foreign(state, body.validation):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from secure_bodies import BODIES as SECURE_BODIES
 
 from messages import codec, kinds
 from messages.envelope import Author, check_origin, decode_event, event_id
@@ -51,7 +52,7 @@ READY = kinds.WeightsReady(
     validation=SCORES,
     platform=PLATFORM,
 )
-BODIES: dict[str, Body] = {
+BODIES: dict[str, Body] = SECURE_BODIES | {
     "last-heard": kinds.LastHeard(incarnation=3, seq=9, digest=DIGEST, parts={"exp-1": kinds.PartHeard(round=2)}),
     "statistics-start": kinds.StatisticsStart(sites=["site-a"], within=7200.0),
     "statistics-ready": kinds.StatisticsReady(statistics=DataFingerprint(cases=8), memory_mib=4096),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from messages.experiment import Experiment
 from messages.kinds import CaseCounts
@@ -98,6 +99,51 @@ def test_what_this_site_cannot_do_is_refused_even_where_all_is_allowed(changes: 
 @pytest.mark.parametrize("floors", [{"secure_aggregation": True}, {"noise_multiplier_min": 0.1}])
 def test_a_floor_that_cannot_be_kept_refuses(floors: dict[str, Any]) -> None:
     assert verdict({"allow": [ALLOW], "floors": floors}) is Reason.PRIVACY_BELOW_FLOOR
+
+
+THREE = ["site-a", "site-b", "site-c"]
+MASKS: dict[str, Any] = {"sites": THREE, "quorum": {"least_sites": 3}, "privacy": {"secure_aggregation": "masks"}}
+PINNED = [number * 32 for number in ("01", "02", "03")]
+
+
+@pytest.mark.parametrize(
+    ("floors", "changes", "allowed"),
+    [
+        ({"secure_aggregation": True}, MASKS, True),
+        ({"secure_aggregation": ["masks"]}, MASKS, True),
+        ({"secure_aggregation": ["bfv"]}, MASKS, False),
+        ({"secure_aggregation": ["masks", "bfv"]}, {}, False),
+        ({"secure_aggregation": False}, {}, True),
+        ({}, MASKS, True),
+        ({"secure_least_sites": 3}, MASKS, False),
+        ({"secure_least_sites": 3, "secure_colluding": 0}, MASKS, True),
+        ({"secure_colluding": 2}, MASKS, False),
+        ({}, {**MASKS, "privacy": {"secure_aggregation": "masks", "threshold": "majority"}}, False),
+        (
+            {"secure_colluding": 0},
+            {**MASKS, "privacy": {"secure_aggregation": "masks", "threshold": "majority"}},
+            True,
+        ),
+        ({"peers": PINNED[:2]}, MASKS, True),
+        ({"peers": PINNED[:1]}, MASKS, False),
+    ],
+)
+def test_a_secure_sum_has_to_hide_the_site_as_its_floors_ask(
+    floors: dict[str, Any], changes: dict[str, Any], *, allowed: bool
+) -> None:
+    found = verdict({"allow": [ALLOW], "floors": floors}, **changes)
+    assert found is (None if allowed else Reason.PRIVACY_BELOW_FLOOR)
+
+
+def test_an_empty_list_of_modes_is_a_mistake_in_one_line() -> None:
+    with pytest.raises(ValidationError, match="an empty list lets nothing in"):
+        PolicyConfig.model_validate({"floors": {"secure_aggregation": []}})
+
+
+def test_what_no_floor_says_is_not_in_the_policy_that_is_committed_to() -> None:
+    plain = PolicyConfig.model_validate({"floors": {"secure_aggregation": True}}).model_dump(mode="json")["floors"]
+    assert plain["secure_aggregation"] is True
+    assert not {"secure_least_sites", "secure_colluding", "peers"} & plain.keys()
 
 
 @given(

@@ -10,7 +10,7 @@ import pytest
 
 from messages.ground.errors import WorkFailed
 from site_agent.privacy import accountant
-from site_agent.privacy.accountant import NoisySteps, find_divergences, find_epsilon, find_epsilons
+from site_agent.privacy.accountant import NoisySteps, find_epsilon, find_epsilons, find_price
 
 _BY_ITS_OWN_ACCOUNTANT = """
 import json
@@ -52,7 +52,7 @@ def test_nothing_of_dp_accounting_is_imported_here_and_an_answer_is_asked_for_on
 
 def test_without_a_step_nothing_is_spent_and_divergences_grow_with_the_order() -> None:
     assert find_epsilon(1.0, 0.1, 0, 1e-5) == 0
-    low, *more, high = find_divergences(1.0, 1.0, (2.0, 4.0, 8.0))
+    _epsilon, (low, *more, high) = find_price(NoisySteps(1.0, 1.0, 1), 1e-5, (2.0, 4.0, 8.0))
     assert (low, *more, high) == pytest.approx((1.0, 2.0, 4.0))  # of the plain Gaussian: order / (2 sigma squared)
 
 

@@ -1,0 +1,1 @@
+"""Secure rounds, as far as the coordinator decides in them. Pure."""
