@@ -82,6 +82,9 @@ def check_net(experiment: Experiment) -> NetSpec:
             where="net.name",
             advice="Say which one under training.trainer, or choose another net",
         )
+    if spec.keeps_statistics and experiment.privacy.dp is not None:
+        what = f"{spec.name} with batch normalisation mixes patients and tells statistics of them (net-not-private)"
+        raise ConfigError(what, where="net", advice='Under [privacy.dp] choose norm = "instance", or another net')
     if spec.supervised_levels and experiment.plan.strategy.name == "MOON":
         what = "MOON compares what goes into a net's last layer, and with deep supervision there are several last ones"
         raise ConfigError(what, where="net.deep_supervision", advice="Choose another strategy, or leave the key out")

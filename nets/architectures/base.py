@@ -58,6 +58,8 @@ class NetSpec(Settings):
     """Spatial dimensions in which it exists: 2, 3 or both."""
     deterministic_on_cuda: ClassVar[frozenset[int]] = frozenset({2, 3})
     """Dimensions in which every operation has a backward pass that gives the same bits on a GPU."""
+    batch_norm: ClassVar[bool] = False
+    """Whether it has batch normalisation whatever its parameters; where they decide, `norm` says it."""
     tried: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Parameters with which the tests build it; small ones, where it can be small."""
 
@@ -71,6 +73,11 @@ class NetSpec(Settings):
             ConfigError: the name stands for something without a net.
         """
         raise NotImplementedError
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether it keeps statistics of what it is trained on: they travel, and have no noise."""
+        return self.batch_norm or getattr(self, "norm", None) == "batch"
 
     @property
     def supervised_levels(self) -> int:

@@ -23,6 +23,7 @@ class DenseNet121Spec(NetSpec):
     """
 
     name: Literal["DenseNet121"] = "DenseNet121"
+    batch_norm: ClassVar = True
     tasks: ClassVar = CLASSIFICATION
     deterministic_on_cuda: ClassVar = frozenset({2})  # means over windows add atomically in 3D
     init_features: int = Field(64, ge=2, le=512)

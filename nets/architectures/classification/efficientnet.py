@@ -17,6 +17,7 @@ class EfficientNetB0Spec(NetSpec):
     """
 
     name: Literal["EfficientNetB0"] = "EfficientNetB0"
+    batch_norm: ClassVar = True
     tasks: ClassVar = CLASSIFICATION
 
     def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:

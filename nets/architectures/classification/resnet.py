@@ -23,6 +23,7 @@ class _ResNetSpec(NetSpec):
         width: feature maps of the first stage; each stage has twice as many as the one before.
     """
 
+    batch_norm: ClassVar = True
     tasks: ClassVar = CLASSIFICATION
     block: ClassVar[Literal["basic", "bottleneck"]]
     layers: ClassVar[tuple[int, int, int, int]]

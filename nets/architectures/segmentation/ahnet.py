@@ -27,6 +27,7 @@ class AHNetSpec(NetSpec):
     name: Literal["AHNet"] = "AHNet"
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
     pyramid: int = Field(4, ge=0, le=4)
+    batch_norm: ClassVar = True
     tried: ClassVar = ({"layers": [1, 1, 1, 1], "pyramid": 1},)
 
     @field_validator("layers")

@@ -32,6 +32,7 @@ class VNetSpec(NetSpec):
     dropout_down: float = Field(0.5, ge=0.0, lt=1.0)
     dropout_up: float = Field(0.5, ge=0.0, lt=1.0)
     dropout_skip: float = Field(0.5, ge=0.0, lt=1.0)
+    batch_norm: ClassVar = True
     tried: ClassVar = ({"act": "prelu"},)
 
     def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:

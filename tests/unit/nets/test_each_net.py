@@ -21,6 +21,7 @@ from nets.digest import arrays_digest
 from nets.initial import initial_model
 from nets.measure import count_kept_bytes, measure_net
 from nets.weights import arrays_of, manifest
+from site_agent.training.private import NetNotPrivate, require_private_net
 
 INPUTS, OUTPUTS = 2, 4
 ALL = [
@@ -209,6 +210,17 @@ def test_a_patch_smaller_than_the_coarsest_level_is_refused(name: str, parameter
     if (edge := min(one.reductions(dims))) > 8:
         with pytest.raises(ConfigError, match=r"leaves 0 voxels|each edge must be a multiple"):
             require_fit(one, (edge // 2,) * dims)
+
+
+@each
+def test_a_net_that_keeps_statistics_of_patients_says_so(name: str, parameters: dict[str, Any], dims: int) -> None:
+    one = spec(name, parameters)
+    keeps = False
+    try:
+        require_private_net(on_meta(one, dims))
+    except NetNotPrivate:
+        keeps = True
+    assert one.keeps_statistics is keeps
 
 
 def test_batch_statistics_travel_and_counters_do_not() -> None:

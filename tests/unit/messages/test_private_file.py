@@ -1,0 +1,77 @@
+"""What `[privacy.dp]` admits: a list, and one line for each thing that is not on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coordinator_kit import plain
+
+from messages.experiment import Experiment
+from messages.ground.errors import ConfigError
+from messages.ground.settings import parse_settings
+from messages.secure.section import PRIVATE_STRATEGIES
+from messages.strategies import SPECS
+from nets.registry import check_net
+
+DP: dict[str, Any] = {"noise_multiplier": 1.5, "clip_norm": 1.0, "sample_rate": 0.2}
+OTHERS = sorted({str(one.model_fields["name"].default) for one in SPECS} - set(PRIVATE_STRATEGIES))
+ARGUMENTS: dict[str, dict[str, float]] = {"NormBound": {"bound": 1.0}}
+
+
+def private(dp: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
+    return plain(privacy={"dp": DP | (dp or {})}, quorum={"least_sites": 3}) | sections
+
+
+def why_not(content: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as error:
+        parse_settings(content, Experiment, "file")
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("sections", "dp", "words"),
+    [
+        ({}, {"unit": "site"}, 'privacy.dp.unit = "site" is not available'),
+        ({}, {"noise": "shared"}, 'privacy.dp.noise = "shared" is not available'),
+        ({"training": {"clip_norm": 1.0}}, {}, "training.clip_norm"),
+        ({"training": {"accumulate": 2}}, {}, "training.accumulate"),
+        ({"training": {"precision": "amp"}}, {}, "training.precision"),
+        ({"plan": {"kind": "sequential"}}, {}, "plan.kind"),
+        ({"plan": {"kind": "asynchronous", "buffer": 2}, "evaluation": {"select_by": "last"}}, {}, "plan.kind"),
+        ({"net": {"name": "auto"}}, {}, "net.name"),
+        ({}, {"sample_rate": 0.0}, "sample_rate"),
+        ({}, {"sample_rate": 1.1}, "sample_rate"),
+        ({}, {"noise_multiplier": 0.0}, "noise_multiplier"),
+        ({}, {"patches_per_patient": 1}, "patches_per_patient"),
+    ],
+)
+def test_what_is_not_proven_is_refused_in_one_line(sections: dict[str, Any], dp: dict[str, Any], words: str) -> None:
+    assert words in why_not(private(dp, **sections))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_strategy_that_is_not_on_the_list_is_refused(name: str) -> None:
+    strategy = {"name": name} | ARGUMENTS.get(name, {})
+    assert f"plan.strategy: under [privacy.dp] {name} is not proven" in why_not(private(plan={"strategy": strategy}))
+
+
+@pytest.mark.parametrize("name", PRIVATE_STRATEGIES)
+def test_what_is_on_the_list_sends_nothing_beside_the_weights(name: str) -> None:
+    strategy = parse_settings(private(plan={"strategy": name}), Experiment, "file").plan.strategy
+    assert not strategy.alters_tensors
+    assert not strategy.in_training or name == "FedProx"  # which pulls at a gradient that has its noise already
+
+
+def test_a_round_is_as_long_whatever_the_number_of_cases() -> None:
+    for rate, training, steps in ((0.2, {}, 5), (0.3, {"local_epochs": 2}, 8), (1.0, {"local_steps": 7}, 7)):
+        chosen = parse_settings(private({"sample_rate": rate}, training=training), Experiment, "file")
+        assert {chosen.count_steps(cases) for cases in (1, 40, 1000)} == {steps}
+
+
+def test_a_net_with_batch_normalisation_is_refused_before_anything_is_sent() -> None:
+    net = {"name": "UNet", "channels": [4, 8], "strides": [2]}
+    check_net(parse_settings(private(net=net), Experiment, "file"))
+    with pytest.raises(ConfigError, match="net-not-private"):
+        check_net(parse_settings(private(net=net | {"norm": "batch"}), Experiment, "file"))
