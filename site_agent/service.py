@@ -464,8 +464,8 @@ class Agent:
             lists=self._guard.lists.as_plain(),
             log=self._witness.as_plain(),
             term_jumps=[[*one] for one in self.spool.list_jumps()],
-            floors=self._rules.floors,
             privacy=self._budgets.list_words(),
+            floors=self._rules.floors,
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 

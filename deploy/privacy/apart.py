@@ -17,7 +17,7 @@ from messages.ground.errors import KonsilError, RequestError, Unreachable, WorkF
 from messages.ground.kernel import die_with_parent
 
 Tell = Callable[[str], None]
-TOLD_SECONDS = 1.0
+TOLD_SECONDS = 2.0
 """News of the same matter ("reading cases: …") no more often."""
 _KINDS: dict[int, type[KonsilError]] = {1: WorkFailed, 2: RequestError, 3: Unreachable}
 

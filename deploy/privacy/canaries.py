@@ -68,7 +68,7 @@ class CanaryNet(nn.Module):
         shapes = ((width,), (width, 1), (1, width), (width, 1, 1))
         self.tensors = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for shape in shapes])
         lengths = np.resize(list(LENGTHS.values()), canaries) * clip_norm / _TENSORS**0.5
-        self.register_buffer("lengths", torch.from_numpy(lengths).float(), persistent=False)
+        self._lengths = torch.from_numpy(lengths).float()
         self.numbers: set[int] = set()
         """Of the canaries that were asked for since the last step."""
 
@@ -79,7 +79,7 @@ class CanaryNet(nn.Module):
         chosen = images.flatten(1).mean(1).round().long()
         self.numbers.update(chosen.tolist())
         weights = torch.stack([one.flatten()[chosen] for one in self.tensors])
-        return weights.sum(0) * self.lengths[chosen]
+        return weights.sum(0) * self._lengths[chosen]
 
 
 class CanaryLearner(Learner):

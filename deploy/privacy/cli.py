@@ -13,6 +13,9 @@ app = typer.Typer(no_args_is_help=True)
 
 LEAST_CANARIES, MOST_CANARIES = 100, 100_000
 AUDIT_DELTA = 1e-5
+EDGES = {2: 32, 3: 16}
+"""Pixels of an attacked image's edge, by its dimensions."""
+USUAL_SITES, USUAL_NOISE = 8, 1.0
 
 
 @app.callback()
@@ -97,3 +100,82 @@ def describe_audit(found: dict[str, Any]) -> list[str]:
 
 def _mark(ok: bool) -> str:
     return "✓" if ok else "✗"
+
+
+@app.command()
+def attack(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="An experiment file: its sites, its noise.", show_default=False),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Images to attack: NIfTI, PNG or JPEG, or folders of them. Default: phantoms."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path("attack.html"),
+    dims: Annotated[int, typer.Option("--dims", min=2, max=3, help="Slices (2) or volumes (3).")] = 2,
+    sites: Annotated[
+        int | None, typer.Option("--sites", metavar="N", help="So many add up. Default: the file's, else 8.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option("--noise", metavar="S", help="Noise multiplier. Default: the file's, else 1.")
+    ] = None,
+    local_steps: Annotated[int, typer.Option("--local-steps", metavar="N", help="Of a site's training.")] = 1,
+    iterations: Annotated[int, typer.Option("--iterations", metavar="N", help="Of the attack.")] = 600,
+    seed: Annotated[int, typer.Option("--seed", help="Of net, phantoms and noise.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an update tells of a patient: an image is made of it again, and a page has the pictures.
+
+    The same update is attacked as it is, under masks, in the sum of all sites', and with noise (gradient inversion,
+    Geiping et al. 2020). The net is small: the worst case. With your own images the page shows patients.
+
+    Example: konsil privacy attack experiment.toml --out attack.html
+    """
+    from deploy import console
+    from deploy.privacy.apart import run_apart
+    from deploy.privacy.attack_page import WORDS, render_attack_page, sum_up
+    from deploy.report.page import write_page
+    from messages.ground.errors import RequestError
+
+    request = _ask_attack(file, sites, noise) | {
+        "data": [str(one.absolute()) for one in data or ()],
+        "dims": dims,
+        "edge": EDGES[dims],
+        "local_steps": local_steps,
+        "iterations": iterations,
+        "seed": seed,
+        "threads": 1,
+    }
+    for name, least, most in (("sites", 2, 64), ("local_steps", 1, 100), ("iterations", 1, 100_000)):
+        if not least <= request[name] <= most:
+            where = f"--{name.replace('_', '-')}"
+            raise RequestError(f"{request[name]} cannot be: {least} to {most} can", where=where)
+    if not 0 < request["noise_multiplier"] <= 1000:
+        raise RequestError(f"{request['noise_multiplier']:g} cannot be: above 0, at most 1000", where="--noise")
+    with console.show_working("loading the net") as tell:
+        found = run_apart("deploy.privacy.inversion", request, tell, [])
+    write_page(out, render_attack_page(found, request))
+    figures = {name: {"psnr": one["psnr"], "ssim": one["ssim"]} for name, one in found["attacks"].items()}
+    if as_json:
+        console.emit_json({"page": str(out), "sites": found["sites"], "weights": found["weights"], "attacks": figures})
+        return
+    rows = [[WORDS[name][0], f"{one['psnr']:.1f}", f"{one['ssim']:.2f}"] for name, one in figures.items()]
+    console.print_table(["what the attacker has", "PSNR, dB", "SSIM"], rows)
+    console.say_line(sum_up(found))
+    console.say_line(f"page: {out}")
+    if data:
+        console.note_line("The page shows patients: keep it at the site")
+
+
+def _ask_attack(file: Path | None, sites: int | None, noise: float | None) -> dict[str, Any]:
+    """Sites and noise: as they are named, else the file's, else what is usual."""
+    from messages.experiment import read_experiment
+
+    experiment = None if file is None else read_experiment(file)
+    dp = None if experiment is None else experiment.privacy.dp
+    if sites is None:
+        sites = USUAL_SITES if experiment is None else min(64, max(2, len(experiment.sites)))
+    if noise is None:
+        noise = USUAL_NOISE if dp is None else dp.noise_multiplier
+    return {"sites": sites, "noise_multiplier": noise}

@@ -35,7 +35,7 @@ LEAST_PATIENTS = 5
 """On either side: with fewer an interval says nothing."""
 
 
-class Patients:
+class TestedPatients:
     """The patients of two splits, members first, with the cases of each.
 
     Attributes:
@@ -108,15 +108,16 @@ def probe_model(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     net = load_model(Path(request["model"]), own)[0]
     try:
         session = TrainingSession(prepare, partial(_tell_reading, tell))
-        patients = Patients(session)
+        patients = TestedPatients(session)
         losses = measure_losses(net.to(session.device), patients.cases, session, tell, "the model's losses")
         result = {"loss": _describe(separate(*_part(-losses, patients.members)))}
-        if request["shadows"]:
-            scores = _attack_with_shadows(request["shadows"], folder, session, patients, losses, tell)
+        if count := request["shadows"]:
+            trainer = ShadowTrainer(session, folder, prepare.secret)
+            scores = _attack_with_shadows(count, trainer, folder, session, patients, losses, tell)
             result["lira"] = {
                 **_describe(separate(*_part(scores, patients.members))),
-                "shadows": request["shadows"],
-                "variant": choose_variant(request["shadows"]),
+                "shadows": count,
+                "variant": choose_variant(count),
             }
     finally:
         shutil.rmtree(cases, ignore_errors=True)
@@ -130,17 +131,22 @@ def _tell_reading(tell: Tell, said: object) -> None:
 
 
 def _attack_with_shadows(
-    count: int, folder: Path, session: TrainingSession, patients: Patients, losses: NDArray[np.float64], tell: Tell
+    count: int,
+    trainer: ShadowTrainer,
+    folder: Path,
+    session: TrainingSession,
+    patients: TestedPatients,
+    losses: NDArray[np.float64],
+    tell: Tell,
 ) -> NDArray[np.float64]:
     halves = draw_halves(len(patients.cases), count, session.experiment.seed)
-    trainer = ShadowTrainer(session, folder)
     rows = []
     for number, inside in enumerate(halves, start=1):
         name = f"shadow-{number}-{patients.digest[:16]}"
         kept = folder / f"{name}.json"
         if not kept.exists():
             what = f"shadow model {number} of {count}"
-            chosen = [case for cases, taken in zip(patients.cases, inside, strict=True) if taken for case in cases]
+            chosen = [cases for cases, taken in zip(patients.cases, inside, strict=True) if taken]
             net = trainer.train(name, chosen, tell, what)
             found = measure_losses(net, patients.cases, session, tell, f"{what}: its losses")
             trainer.keep_losses(kept, found.tolist())

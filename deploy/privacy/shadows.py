@@ -15,9 +15,11 @@ from deploy.privacy.apart import Tell
 from messages.ground.durable import replace_file, writing_beside
 from nets.build import build_for
 from nets.weights import arrays_of, load_weights
+from site_agent.privacy.keys import derive_keys
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.engine import train_round
 from site_agent.training.optimise import KeptState
+from site_agent.training.private import Patients
 from site_agent.training.session import TrainingSession
 
 
@@ -26,14 +28,16 @@ class ShadowTrainer:
 
     Args:
         folder: where the weights of the model in work lie after each of its rounds.
+        secret: the site's, for noise and draws where the experiment asks for them.
     """
 
-    def __init__(self, session: TrainingSession, folder: Path) -> None:
-        self._session, self._folder = session, folder
+    def __init__(self, session: TrainingSession, folder: Path, secret: bytes) -> None:
+        self._session, self._folder, self._secret = session, folder, secret
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def train(self, name: str, cases: Sequence[CachedCase], tell: Tell, what: str) -> torch.nn.Module:
-        """A model trained on these cases; it goes on from the last round that an earlier call of this name finished."""
+    def train(self, name: str, patients: Sequence[Sequence[CachedCase]], tell: Tell, what: str) -> torch.nn.Module:
+        """A model trained on these patients' cases; it goes on from the last round that an earlier call of this name
+        finished."""
         session, experiment = self._session, self._session.experiment
         rounds = experiment.rounds.count
         net = build_for(experiment)
@@ -46,17 +50,26 @@ class ShadowTrainer:
             tell(f"{what}: round {number} of {rounds}")
             train_round(
                 net,
-                cases,
+                [case for cases in patients for case in cases],
                 experiment,
                 session.learner,
                 round_number=number,
                 site=name,
                 device=session.device,
                 kept=optimizer,
+                patients=self._protect(patients, f"{name}, round {number}"),
             )
             with writing_beside(self._path(name)) as beside:
                 save_file(arrays_of(net), beside, metadata={"round": str(number)})
         return net
+
+    def _protect(self, patients: Sequence[Sequence[CachedCase]], work: str) -> Patients | None:
+        """Whom a round protects under `[privacy.dp]`; None without it."""
+        if self._session.experiment.privacy.dp is None:
+            return None
+        numbers = iter(range(sum(len(cases) for cases in patients)))
+        groups = [[next(numbers) for _case in cases] for cases in patients]
+        return Patients(groups, len(groups), derive_keys(self._secret, work, groups))
 
     def keep_losses(self, path: Path, losses: Sequence[float]) -> None:
         """Keep what a finished model says, in place of its weights."""

@@ -30,6 +30,7 @@ from site_agent.desk.allowances import check_policy
 from site_agent.desk.checks import Check, Grade, failed_check
 from site_agent.desk.machine import check_gpus, check_machine
 from site_agent.desk.programs import check_programs
+from site_agent.desk.purse import check_budgets
 from site_agent.desk.read_file import outdated_words
 from site_agent.dicom.config import DicomDataset
 from site_agent.disk.spool import read_kept
@@ -60,6 +61,7 @@ def run_checks(
     yield from check_machine(config)
     yield from _check_agent(config.site.state, file)
     yield from check_policy(config, clock.local().date(), experiment, _find_register(config), clock.wall())
+    yield from check_budgets(config)
     yield from _check_broker(config, connect, clock)
     yield from _check_datasets(config)
     yield check_gpus(config)

@@ -103,16 +103,15 @@ def status_of(
     log: Mapping[str, Any] | None = None,
     unboxed: Sequence[str] = (),
     term_jumps: Sequence[Sequence[int]] = (),
-    floors: Floors = Floors(),
     privacy: Sequence[str] = (),
+    floors: Floors = Floors(),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log.
-    `floors`: the policy's, for what secure rounds mean here.
-    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before.
-    `privacy`: what the ledgers with a budget have left, a line each."""
+    `floors`: the policy's, for what secure rounds mean here. `privacy`: what ledgers with a budget have left, as lines.
+    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)

@@ -64,6 +64,16 @@ LITTLE_PLATFORM = kinds.Platform(device_type="cpu", threads=0, versions={}, dete
 FULL_PLATFORM = kinds.Platform(
     device_type="cuda", threads=16, versions={"torch": "2.13.0+cu130", "python": "3.11.2"}, deterministic=True
 )
+FULL_PRIVACY = kinds.PrivacyPlan(
+    unit="patient",
+    patients=24,
+    sample_rate=0.1,
+    noise_multiplier=1.5,
+    clip_norm=0.5,
+    steps=400,
+    epsilon=6.25,
+    delta=1e-5,
+)
 LITTLE_CANDIDATE = kinds.Candidate(label="final", transfer=LITTLE_TRANSFER, model_digest=DIGEST)
 FULL_CANDIDATE = kinds.Candidate(label="selected", transfer=FULL_TRANSFER, model_digest=DIGEST)
 SPARSE: dict[str, Any] = tomllib.loads(MINIMAL)
@@ -202,7 +212,7 @@ def full_bodies() -> dict[str, Body]:
         "echo": kinds.Echo(nonce=NONCE),
         "nonce": kinds.Nonce(nonce=NONCE),
         "hello": kinds.Hello(versions={"konsil": "0.1.0", "python": "3.11.2"}, head=80),
-        "joined": kinds.Joined(cases=FULL_COUNTS, platform=FULL_PLATFORM),
+        "joined": kinds.Joined(cases=FULL_COUNTS, platform=FULL_PLATFORM, privacy=FULL_PRIVACY),
         "declined": kinds.Declined(reason=Reason.TOO_FEW_CASES, cases=FULL_COUNTS),
         "weights-ready": kinds.WeightsReady(
             transfer=FULL_TRANSFER,
@@ -214,6 +224,7 @@ def full_bodies() -> dict[str, Body]:
             seconds=12.75,
             validation=FULL_SCORES,
             platform=FULL_PLATFORM,
+            epsilon=1.5,
         ),
         "round-failed": kinds.RoundFailed(reason=Reason.TRAINER_STUCK),
         "evaluated": kinds.Evaluated(scores={"final": scored, "selected": scored}),
@@ -233,6 +244,7 @@ def full_bodies() -> dict[str, Body]:
             seq=41,
             digest=DIGEST,
             parts={"exp-1": kinds.PartHeard(round=2, opening=2, attempt=3, reported=True)},
+            private=["exp-1"],
         ),
         "log-head": kinds.LogHead(
             note=b"konsil/demo\n96\n",

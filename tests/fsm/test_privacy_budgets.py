@@ -12,8 +12,11 @@ from coordinator_kit import plain
 from signed_consortium import finish, ring_of, run_signed, sections, start, uplink_of
 from virtual_consortium import VirtualConsortium
 
+from coordinator.record.journal import Journal
+from coordinator.record.lineage import read_made, tell_lineage, trace_model
 from messages import kinds
 from site_agent.core.budget import Account
+from site_agent.privacy.accountant import find_epsilon
 
 DP: dict[str, Any] = {"noise_multiplier": 1.5, "clip_norm": 0.5, "sample_rate": 0.25}
 BUDGET: dict[str, Any] = {"ledger": "rosebud", "epsilon_lifetime": 97.25}
@@ -74,10 +77,27 @@ def test_what_a_ledger_holds_over_all_experiments_never_leaves_the_site(tmp_path
 
     run_signed(tmp_path, work, sections(ring_of(tmp_path)), seconds=takes, budget=BUDGET)
     assert 0 < seen[0].spent == seen[0].bound < seen[1].spent
+    _hold_lineage(tmp_path)
     assert [(one.experiment, one.charged, one.is_open) for one in seen[1].holdings] == [
         ("exp-1", 8, False),
         ("exp-2", 4, False),
     ]
+
+
+def _hold_lineage(folder: Path) -> None:
+    """What led to a model names what each site had spent when it was made, from its events alone."""
+    journal = Journal(folder / "coordinator")
+    try:
+        made = read_made(journal.entries())
+    finally:
+        journal.close()
+    for number in (1, 2):
+        digest = next(one for one, at in made["exp-1"].digests.items() if at == number)
+        (step,) = trace_model(digest, made)
+        told = step["sites"]["site-a"]["privacy"]
+        assert told["epsilon_spent"] == pytest.approx(find_epsilon(1.5, 0.25, 4 * number, 1e-5))
+        assert told["epsilon"] == pytest.approx(find_epsilon(1.5, 0.25, 8, 1e-5))
+        assert any(f"epsilon {told['epsilon_spent']:.2f} of" in line for line in tell_lineage([step]))
 
 
 @pytest.mark.parametrize("copied", ["joined", "nothing"])

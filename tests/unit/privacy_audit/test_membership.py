@@ -76,6 +76,13 @@ def test_a_test_with_shadow_models_goes_on_where_it_was_ended(site: Path) -> Non
     assert found["lira"] == membership.probe_model(request, told.append)["lira"]  # ended or not: the same figures
 
 
+def test_shadow_models_of_a_private_experiment_are_trained_with_its_noise(site: Path) -> None:
+    plain = rig.experiment(local_steps=2).as_plain()
+    plain["privacy"] = {"dp": {"noise_multiplier": 1.0, "clip_norm": 0.5, "sample_rate": 0.2}}
+    found = membership.probe_model(_request(site, Experiment.model_validate(plain), 4), lambda _text: None)
+    assert found["lira"]["shadows"] == 4
+
+
 def test_too_few_patients_are_refused_with_their_numbers(tmp_path: Path) -> None:
     rig.write_site(tmp_path, 8)
     rig.write_model(tmp_path, rig.experiment())
