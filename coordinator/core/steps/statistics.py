@@ -74,7 +74,7 @@ def close_statistics(state: ExperimentState, round_: Round, now: float) -> Decid
     No site counts more than all others together, so that a median lies where honest sites have cases. A site without
     which the others pool, or a configuration follows, is left out.
     """
-    told = {
+    told: Told = {
         site: kinds.StatisticsReady.model_validate(dict(round_.parts[site].answer or {})) for site in round_.reported
     }
     left_out, _told = left_behind(round_)
