@@ -28,9 +28,6 @@ from messages.trust.keys import SigningKey
 from messages.words import Reading, needed_vocabulary
 
 SCHEMA = 1
-MOST_PLACE = 2**53
-"""Above all terms, incarnations and sequence numbers that come over the wire: what is told of them (`kinds.LastHeard`)
-holds no more, and one above the highest still fits."""
 
 
 class _Payload(BaseModel):
@@ -249,8 +246,6 @@ def _decode(raw: bytes, vocabulary: int, *, bounded: bool) -> Event:
     if len(content) > len(_Payload.model_fields):
         raise MalformedMessage(Reason.UNKNOWN_FIELD, "a payload with more fields than there are")
     payload = _validate_model(_Payload, content)
-    if bounded and max(payload.incarnation, payload.seq, payload.term) >= MOST_PLACE:
-        raise MalformedMessage(Reason.WRONG_TYPE, "_Payload: incarnation, seq or term beyond all bounds")
     if payload.id != event_id(payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt):
         # Receivers drop duplicates by id: nobody may take another sender's id in advance.
         raise MalformedMessage(Reason.MALFORMED, "the id does not derive from what it stands for")

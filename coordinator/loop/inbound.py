@@ -249,8 +249,8 @@ class Inbound:
         facts = self._signed_word.read_facts(event)
         if facts:
             self._signed_word.check_time(event)
-            if event.sender in self._sites and self._last_word.leaps(event):
-                raise MalformedMessage(Reason.MALFORMED, "an incarnation far above the last one that was heard")
+            if self._last_word.leaps(event, is_site=event.sender in self._sites):
+                raise MalformedMessage(Reason.MALFORMED, "a place far above the last one that was heard")
         if self._signed_word.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
             return
         settled = self._parts.journal.seen_settled(identity)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Set
 
 from coordinator.core.state import ExperimentState, Standing
 from messages import codec, kinds
-from messages.envelope import MOST_PLACE, Event
+from messages.envelope import Event
 from messages.kinds.inbox import MOST_PARTS
-from messages.trust.chains import MOST_LEAP
+from messages.trust.chains import MOST_LEAP, MOST_PLACE
 from messages.trust.signatures import KEY, digest_payload
 
 Place = tuple[int, int, str]
@@ -68,9 +68,16 @@ class LastWord:
         """Whether the event stands behind all that was heard of its sender."""
         return (event.incarnation, event.seq) > self.place_of(event.sender)[:2]
 
-    def leaps(self, event: Event) -> bool:
-        """Whether a site's event stands further behind all that was heard of it than any site ever started."""
-        return event.incarnation > self.place_of(event.sender)[0] + MOST_LEAP
+    def leaps(self, event: Event, *, is_site: bool) -> bool:
+        """Whether an event stands beyond all places, or a site's further behind all that was heard of it than any site
+        ever started. A researcher's incarnation is a time, in milliseconds.
+
+        Args:
+            is_site: whether its sender is one.
+        """
+        if max(event.incarnation, event.seq) >= MOST_PLACE:
+            return True
+        return is_site and event.incarnation > self.place_of(event.sender)[0] + MOST_LEAP
 
     def note_event(self, event: Event) -> Mapping[str, bytes]:
         """What the journal is to keep together with an event."""

@@ -80,24 +80,23 @@ def pool_fingerprints(parts: Sequence[DataFingerprint]) -> DataFingerprint:
     )
 
 
-def thin_fingerprint(part: DataFingerprint, cases: int) -> DataFingerprint:
-    """What a site tells, counted as so many cases, at most those that it has."""
-    of = max(1, part.cases)
+def thin_fingerprint(part: DataFingerprint, kept: int, of: int) -> DataFingerprint:
+    """What a site tells, as if only `kept` of each `of` cases had been counted."""
 
     def thin_axes(axes: ByAxis) -> ByAxis:
-        return (axes[0].thin(cases, of), axes[1].thin(cases, of), axes[2].thin(cases, of))
+        return (axes[0].thin(kept, of), axes[1].thin(kept, of), axes[2].thin(kept, of))
 
     return DataFingerprint(
-        cases=cases,
+        cases=part.cases * kept // of,
         spacing=thin_axes(part.spacing),
         shape=thin_axes(part.shape),
         cropped=thin_axes(part.cropped),
         extent=thin_axes(part.extent),
-        kept=part.kept.thin(cases, of),
-        intensities={name: one.thin(cases, of) for name, one in part.intensities.items()},
+        kept=part.kept.thin(kept, of),
+        intensities={name: one.thin(kept, of) for name, one in part.intensities.items()},
         classes={
             name: ClassVolume(
-                cases=one.cases * cases // of, mm3=one.mm3 * cases // of, volumes=one.volumes.thin(cases, of)
+                cases=one.cases * kept // of, mm3=one.mm3 * kept // of, volumes=one.volumes.thin(kept, of)
             )
             for name, one in part.classes.items()
         },

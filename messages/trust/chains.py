@@ -14,6 +14,9 @@ PATIENCE = 180.0
 """Seconds until what did not come is told: an outbox says it again every 30."""
 REMEMBERED = 128
 """Events of each author."""
+MOST_PLACE = 2**53
+"""Above all incarnations and sequence numbers that are believed: `kinds.LastHeard` holds no more, and one above the
+highest still fits. A decoder takes more, as it always did."""
 MOST_LIFT = 2**20
 """Starts above its own count to which a site lets itself be told that it was heard. Nobody starts so often."""
 MOST_LEAP = 2 * MOST_LIFT

@@ -170,43 +170,44 @@ WIDE = Histogram(bins=tuple(range(-8192, 0)), counts=(1,) * 8192)
 
 
 def test_a_site_whose_bins_do_not_pool_with_the_others_is_left_out_and_named() -> None:
-    run = claiming(3000, 3000)
-    tell(run, "site-a", cases=3000, kept=WIDE)
-    tell(run, "site-b", cases=3000)
-    tell(run, "site-c", cases=3000)
+    run = claiming(5000, 5000)
+    tell(run, "site-a", cases=5000, kept=WIDE)
+    tell(run, "site-b", cases=5000)
+    tell(run, "site-c", cases=5000)
     assert made_of(run).left_out == {"site-a": Reason.MALFORMED}
-    assert made_of(run).statistics.cases == 6000
+    assert made_of(run).statistics.cases == 10_000
     last, _decided = run.steps[-1]
     before = fold_decisions(None, [one for _given, those in run.steps[:-1] for one in those])
     assert d.Failed(time=run.time, reason=Reason.NO_CONFIGURATION) in decide(before, last, logic=5)
 
 
 def test_a_site_that_breaks_the_pool_is_named_also_where_too_few_are_left() -> None:
-    run = claiming(3000, 3000, quorum={"least_sites": "all"})
-    tell(run, "site-a", cases=3000, kept=WIDE)
-    tell(run, "site-b", cases=3000)
-    tell(run, "site-c", cases=3000)
+    run = claiming(5000, 5000, quorum={"least_sites": "all"})
+    tell(run, "site-a", cases=5000, kept=WIDE)
+    tell(run, "site-b", cases=5000)
+    tell(run, "site-c", cases=5000)
     state = state_of(run)
     assert (state.phase, state.reason) == (Phase.FAILED, Reason.QUORUM_NOT_MET)
     assert d.SiteFailed(site="site-a", reason=Reason.MALFORMED) in run.decided
 
 
-def test_a_site_that_claims_more_cases_than_all_others_owns_no_median() -> None:
-    calm, run, most = claiming(10), claiming(10**6), 10**6
+@pytest.mark.parametrize(("cases", "most"), [(10**6, 10**6), (19, 57)])
+def test_a_site_that_claims_more_cases_than_all_others_owns_no_median(cases: int, most: int) -> None:
+    calm, run = claiming(10), claiming(cases)
     for one in (calm, run):
         tell(one, "site-b")
         tell(one, "site-c")
     tell(calm, "site-a")
     cube = (Histogram(bins=(600,), counts=(most,)),) * 3
     spacing = (Histogram(bins=(-100,), counts=(most,)),) * 3
-    tell(run, "site-a", cases=most, spacing=spacing, shape=cube, cropped=cube, extent=cube)
+    tell(run, "site-a", cases=cases, spacing=spacing, shape=cube, cropped=cube, extent=cube)
     assert not [one for one in run.decided if isinstance(one, d.Failed | d.Refused | d.SiteFailed)]
     made, honest = made_of(run).configuration, made_of(calm).configuration
     assert made is not None
     assert honest is not None
     assert made.spacing_mm == honest.spacing_mm
     assert made.median_shape == honest.median_shape
-    assert made_of(run).contributors == {"site-a": 19, "site-b": 10, "site-c": 10}
+    assert made_of(run).contributors == {"site-a": cases * 19 // most, "site-b": 10, "site-c": 10}
 
 
 def test_a_site_without_which_a_configuration_follows_is_left_out() -> None:

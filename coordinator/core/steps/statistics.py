@@ -138,14 +138,20 @@ def _leave_out_broken(state: ExperimentState, told: Told) -> tuple[Told, dict[st
 
 def _cap_cases(told: Told) -> dict[str, kinds.StatisticsReady]:
     """No site of three or more counts as many cases as all others together."""
-    found = {site: one.statistics for site, one in told.items()}
-    total = sum(one.cases for one in found.values())
-    capped = dict(told)
-    for site, one in found.items():
-        most = max(1, total - one.cases - 1)
-        if len(found) > 2 and one.cases > most:
-            capped[site] = told[site].model_copy(update={"statistics": thin_fingerprint(one, most)})
+    weights = {site: _count_weight(one.statistics) for site, one in told.items()}
+    total, capped = sum(weights.values()), dict(told)
+    for site, weight in weights.items():
+        most = max(1, total - weight - 1)
+        if len(told) > 2 and weight > most:
+            thinned = thin_fingerprint(told[site].statistics, most, weight)
+            capped[site] = told[site].model_copy(update={"statistics": thinned})
     return capped
+
+
+def _count_weight(told: DataFingerprint) -> int:
+    """How many cases it counts as: as the histogram that counts the most, which rounding makes more than there are."""
+    counts = [one.total for one in _list_by_case(told)] + [one.total // SAMPLED for one in told.intensities.values()]
+    return max(told.cases, *counts)
 
 
 def _pools(told: Told) -> bool:

@@ -131,6 +131,13 @@ def test_an_auditor_who_hears_no_site_is_not_told_that_all_are_absent() -> None:
     assert silence_words(story, 9000.0) == ""
 
 
+def test_a_coordinator_that_waits_for_its_disk_or_the_broker_says_so() -> None:
+    story = live(told(recruited()), "coordinator", "alive", kinds.Alive(state="paused"), 1000.0)
+    assert "the coordinator waits" in silence_words(replace(story, heard_since=900.0), 1001.0)
+    going = live(story, "coordinator", "alive", kinds.Alive(state="running"), 1005.0)
+    assert silence_words(replace(going, heard_since=900.0), 1006.0) == ""
+
+
 def test_a_site_that_waits_for_a_silent_coordinator_is_not_stuck() -> None:
     story = replace(told(recruited()), heard_since=1000.0, coordinator_at=1000.0)
     fetching = kinds.Progress(phase="fetching", done=1, total=10)
