@@ -30,6 +30,7 @@ from site_agent.desk.machine import check_gpus, check_machine
 from site_agent.desk.programs import check_programs
 from site_agent.desk.read_file import outdated_words
 from site_agent.dicom.config import DicomDataset
+from site_agent.disk.secret import find_secret
 from site_agent.wire.connection import Connect, connect_rabbitmq
 
 CLOCK_WARNING = 5.0
@@ -226,7 +227,7 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
             studies = source.find_studies()
         finally:
             source.close()
-        consent = judge_source(dataset.withdrawn, studies)
+        consent = judge_source(name, dataset, studies, config.site.state, find_secret(config.site.state))
     except KonsilError as error:
         last = None
         if getattr(error, "passing", False):

@@ -162,6 +162,7 @@ class Preparation:
                     self._note_made(made, verdict)
         finally:
             source.close()
+        self._withdrawn.judge_objects(found, self._index)
         self._leave_out_copies()
         return self._publish_state(mixed)
 
