@@ -51,7 +51,7 @@ def _find_consent(name: str, config: DatasetConfig | DicomDataset, state: Path) 
         return recall_consent(state, name, config)
     listed = WithdrawnList.read_list(config.withdrawn)
     layout = find_cases(config)
-    return compare_list(listed, [(one.key, layout.patient_of(one, config)) for one in layout.candidates])
+    return compare_list(listed, [layout.names_of(one, config) for one in layout.candidates])
 
 
 class ListBoard:

@@ -117,7 +117,8 @@ def survey_cases(
         )
     listed = WithdrawnList.read_list(config.withdrawn)
     names = {candidate.key: layout.patient_of(candidate, config) for candidate in layout.candidates}
-    told = compare_list(listed, names.items())
+    aliases = {candidate.key: layout.names_of(candidate, config) for candidate in layout.candidates}
+    told = compare_list(listed, aliases.values())
     cases: list[Case] = []
     details: list[LeftOut] = []
     contents: dict[str, Content] = {}
@@ -127,7 +128,7 @@ def survey_cases(
         for done, candidate in enumerate(layout.candidates, start=1):
             patient = names[candidate.key]
             try:
-                if listed.covers(candidate.key, patient):
+                if listed.covers(*aliases[candidate.key]):
                     images, whole = _digest_withdrawn(candidate, vault)
                     lost |= images
                     uncompared += not whole
@@ -162,6 +163,7 @@ def survey_cases(
         consent=consent,
         remarks=(
             *(remark_on_names(config, list(names)) if layout.table is None or layout.table.patient is None else ()),
+            *layout.remarks,
             *remark_on_files(layout),
             *remark_on_parts(withdrawn, contents, names.__getitem__),
             *remark_on_content(contents, names.__getitem__, layout.labels if encode is None else {}),
