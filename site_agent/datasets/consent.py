@@ -46,7 +46,9 @@ class Consent:
     Attributes:
         entries: how many there are; matched: how many of them are somebody's here.
         nobody: lines of those that are nobody's. texts: each of these entries in words, for local eyes.
+        fewer: in words, what the list named or matched before, where that was more (`data.list_memory`).
         copies: cases or studies of other names that are left out, because these names have images of the withdrawn.
+        used_copies: cases of other names that are used all the same, since everybody here has such images.
         uncompared: cases or studies of withdrawn patients of which an image could not be had, to look for copies of it.
     """
 
@@ -56,11 +58,13 @@ class Consent:
     texts: tuple[str, ...] = ()
     copies: int = 0
     uncompared: int = 0
+    used_copies: int = 0
+    fewer: tuple[str, ...] = ()
 
     def say_counts(self) -> str:
         """In words, without a name."""
         if not self.entries:
-            return "the list of the withdrawn names nobody"
+            return "; ".join(("the list of the withdrawn names nobody", *self.fewer))
         noun = "entry" if self.entries == 1 else "entries"
         said = f"{self.matched} of {self.entries} {noun} in the list of the withdrawn matched"
         if self.nobody:
@@ -71,7 +75,18 @@ class Consent:
         if self.uncompared:
             studies = "study of theirs" if self.uncompared == 1 else "studies of theirs"
             said += f"; {self.uncompared} {studies} could not be had, to look for copies of it"
-        return said
+        if self.used_copies:
+            noun = "case" if self.used_copies == 1 else "cases"
+            said += (
+                f"; {self.used_copies} {noun} used though they have images of the withdrawn: everybody here has them,"
+                " so they tell nobody apart (name whoever is the same person)"
+            )
+        return "; ".join((said, *self.fewer))
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether somebody should read what became of the list."""
+        return bool(self.nobody or self.uncompared or self.used_copies or self.fewer)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from site_agent.datasets.nifti import read_nifti
 from site_agent.datasets.remarks import remark_on_content, remark_on_files, remark_on_names, remark_on_parts
 from site_agent.datasets.tables.pictures import read_picture
 from site_agent.datasets.tables.rows import EncodeValue
-from site_agent.datasets.twins import Content, digest_content, digest_image, find_kin, find_other_names
+from site_agent.datasets.twins import Content, digest_content, digest_image, find_everybodys, find_kin, find_other_names
 from site_agent.datasets.vault import Vault
 
 log = structlog.get_logger()
@@ -150,8 +150,18 @@ def survey_cases(
         cases.remove(case)
         del contents[case.key]
         details.append(LeftOut(case.key, Reason.WITHDRAWN, COPY))
-    consent = None if told is None else replace(told, copies=len(copies), uncompared=uncompared)
-    if consent is not None and uncompared:
+    everybodys = find_everybodys(lost, held)
+    consent = (
+        None
+        if told is None
+        else replace(
+            told,
+            copies=len(copies),
+            uncompared=uncompared,
+            used_copies=sum(case.patient in everybodys for case in cases),
+        )
+    )
+    if consent is not None and (uncompared or everybodys):
         log.warning(consent.say_counts(), folder=str(config.path))
     kin = find_kin(contents, names.__getitem__)
     counts = Counter(detail.reason for detail in details)

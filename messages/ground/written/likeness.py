@@ -106,8 +106,9 @@ def list_meanings(entry: str, *, lost: bool = True) -> frozenset[str]:
     normal = normalise_identifier(entry)
     meant = {*list_own_meanings(entry, lost=lost), f"0{_join_tokens(_list_tokens(normal, _ONE_SHAPE))}"}
     whole = bool(_UID.fullmatch(normal))
-    for tokens in _spell(normal):
-        for run in [tokens] if whole else _list_runs(tokens):
+    for text in _spell_texts(normal):
+        tokens = _TOKEN.findall(text)
+        for run in [tokens] if whole else _list_parts(text):
             meant |= {f"={_join_tokens(run)}", *_mark_grouped(run)}
         if not whole:
             meant |= {f"={one}" for one in (*_list_range(tokens), *_list_dates(tokens))}
@@ -124,6 +125,11 @@ def read_pattern(entry: str) -> re.Pattern[str] | None:
 
 def _list_tokens(normal: str, *tables: dict[int, int] | dict[int, str]) -> list[str]:
     """Runs of letters and of digits of a name in its normal form, as they are but for case, accent and alphabet."""
+    return _TOKEN.findall(_fold(normal, *tables))
+
+
+def _fold(normal: str, *tables: dict[int, int] | dict[int, str]) -> str:
+    """A name without case, accents, and other alphabets."""
     text = unicodedata.normalize("NFC", normal if normal.isascii() else mend_mojibake(normal)).casefold()
     for table in tables:
         text = text.translate(table)
@@ -131,13 +137,18 @@ def _list_tokens(normal: str, *tables: dict[int, int] | dict[int, str]) -> list[
         text = unicodedata.normalize("NFKD", text).casefold().translate(_WITHOUT_STROKE)
         text = "".join(letter for letter in text if not unicodedata.combining(letter)).translate(_FROM_OTHER_ALPHABETS)
         text = "".join(str(unicodedata.decimal(one)) if one.isdecimal() else one for one in text)
-    return _TOKEN.findall(text)
+    return text
 
 
 def _spell(normal: str) -> list[list[str]]:
-    """A name's tokens, once with accents taken away and once with them spelt out, where that is another name."""
-    plain = _list_tokens(normal)
-    if normal.isascii() or (spelt := _list_tokens(normal, _SPELT_OUT)) == plain:
+    """A name's tokens, in each way of `_spell_texts`."""
+    return [_TOKEN.findall(text) for text in _spell_texts(normal)]
+
+
+def _spell_texts(normal: str) -> list[str]:
+    """A name, once with accents taken away and once with them spelt out, where that is another name."""
+    plain = _fold(normal)
+    if normal.isascii() or (spelt := _fold(normal, _SPELT_OUT)) == plain:
         return [plain]
     return [plain, spelt]
 
@@ -150,6 +161,19 @@ def _list_runs(tokens: list[str]) -> Iterator[list[str]]:
     for first in range(len(tokens)):
         for last in range(first + 1, min(len(tokens), first + _MOST_TOKENS) + 1):
             yield tokens[first:last]
+
+
+def _list_parts(text: str) -> Iterator[list[str]]:
+    """Runs of tokens that may be a name within an entry: a short one begins where a word does, and ends there or has a
+    number. "P1" is a part of "P1x", "X" is none of "X9"."""
+    found = [*_TOKEN.finditer(text)]
+    for first, begin in enumerate(found):
+        for last in range(first, min(len(found), first + _MOST_TOKENS)):
+            run = [one[0] for one in found[first : last + 1]]
+            starts = begin.start() == 0 or not text[begin.start() - 1].isalnum()
+            ends = found[last].end() == len(text) or not text[found[last].end()].isalnum()
+            if sum(map(len, run)) >= _LEAST_KEPT or (starts and (ends or any(one[0].isdecimal() for one in run))):
+                yield run
 
 
 def _mark_grouped(tokens: list[str]) -> set[str]:

@@ -190,16 +190,16 @@ class Withdrawals:
         own = self._names.pseudonyms_of_withdrawn([entry.name])
         return own | {self._names.pseudonym_of_case(one) for one in (entry.name, entry.number)}
 
-    def note_copies(self, copies: int, uncompared: int, index: Index) -> Consent | None:
+    def note_copies(self, copies: int, uncompared: int, used: int, index: Index) -> Consent | None:
         """Add to what was remembered how many studies hold a withdrawn patient's images under another name.
 
         Args:
-            uncompared: as in `Consent`.
+            uncompared: as in `Consent`. used: its `used_copies`.
         """
         plain: dict[str, Any] = json.loads(index.noted_value(_NOTE) or "{}")
         if self._list.path is None or not plain:
             return None
-        plain |= {"copies": copies, "uncompared": uncompared}
+        plain |= {"copies": copies, "uncompared": uncompared, "used": used}
         index.note_value(_NOTE, json.dumps(plain))
         return _read_note(plain)
 
@@ -257,7 +257,15 @@ def recall_consent(state: Path, name: str, config: DicomDataset) -> Consent | No
 def _read_note(plain: dict[str, Any], texts: tuple[str, ...] = ()) -> Consent:
     # Notes of before `copies` do not count any.
     copies, uncompared = int(plain.get("copies", 0)), int(plain.get("uncompared", 0))
-    return Consent(int(plain["entries"]), int(plain["matched"]), tuple(plain["nobody"]), texts, copies, uncompared)
+    return Consent(
+        int(plain["entries"]),
+        int(plain["matched"]),
+        tuple(plain["nobody"]),
+        texts,
+        copies,
+        uncompared,
+        int(plain.get("used", 0)),
+    )
 
 
 def still_stands(pin: pins.Pin, name: str, config: DicomDataset, state: Path, secret: Callable[[], bytes]) -> bool:

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from messages.ground.errors import DataError
 from messages.ground.written.entries import parse_entries
 from messages.reasons import Reason
+from site_agent.data.inventory import take_stock_of
 from site_agent.data.lists import judge_dataset_list
 from site_agent.datasets import layouts
 from site_agent.datasets.config import DatasetConfig
@@ -142,6 +143,8 @@ DOUBTS = [
     ("P1", "P1-withdrawn"),
     ("777", "777-withdrawn"),
     ("P1", "P1.dcm"),
+    ("P1", "P1x"),
+    ("PAT1", "PAT1PAT2"),
     ("P1", "/data/P1/t1.nii.gz"),
     ("P1", "PI"),
     ("P01", "PO1"),
@@ -172,6 +175,8 @@ LOST: list[tuple[str | bytes, str]] = [
     ("????", "\u5c71\u7530"),
 ]
 PLAIN = [
+    ("X", "X9"),
+    ("9", "X9"),
     ("P1", "X9"),
     ("P1", "P2"),
     ("P1_1", "P11"),
@@ -432,3 +437,43 @@ def test_the_operators_command_says_who_was_left_out_and_which_entries_are_nobod
     assert "the list of withdrawn patients is in doubt in line 1" in done.stderr
     assert "line 1: brats-gli-00001 may mean BraTS-GLI-00001" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_list_that_names_or_matches_fewer_than_before_is_told(tmp_path: Path) -> None:
+    for seed, name in enumerate(NAMES, 1):
+        write_case(tmp_path / "data", name, seed)
+    whole, listed = "BraTS-GLI-00001\nBraTS-GLI-00002\n", tmp_path / "withdrawn.txt"
+
+    def tell() -> str:
+        standing = judge_dataset_list("glioma", config(tmp_path), tmp_path)
+        assert standing is not None
+        assert standing.told == ("FEWER" in standing.said or "nobody's" in standing.said)
+        return standing.said
+
+    listed.write_text(whole)
+    assert "FEWER" not in tell()
+    listed.write_text("BraTS-GLI-00001\n")
+    for _ in range(2):
+        assert tell().endswith("FEWER THAN BEFORE: it names 1, and did 2; FEWER THAN BEFORE: it matches 1, and did 2")
+    listed.write_text("")
+    stock = take_stock_of("glioma", config(tmp_path), tmp_path)
+    assert stock.consent is not None
+    assert "the list of the withdrawn names nobody; FEWER THAN BEFORE: it names 0, and did 1" in tell()
+    assert stock.consent.say_counts() == tell()
+    listed.write_text(whole)
+    assert "FEWER" not in tell()
+    (tmp_path / "data" / NAMES[1]).rename(tmp_path / "data" / "renamed")
+    assert "FEWER THAN BEFORE: it matches 1, and did 2" in tell()
+
+
+def test_an_image_that_everybody_has_tells_nobody_apart_and_that_is_told(tmp_path: Path) -> None:
+    write_case(tmp_path / "data", "P1", 1)
+    write_case(tmp_path / "data", "P2", 1)
+    (tmp_path / "withdrawn.txt").write_text("P1\n")
+    found = survey_cases(config(tmp_path), ["T1c"], ["ET"])
+    assert ([case.key for case in found.cases], found.left_out) == (["P2"], {Reason.WITHDRAWN: 1})
+    assert found.consent is not None
+    assert "1 case used though they have images of the withdrawn: everybody here has them" in found.consent.say_counts()
+    write_case(tmp_path / "data", "P3", 3)
+    found = survey_cases(config(tmp_path), ["T1c"], ["ET"])
+    assert ([case.key for case in found.cases], found.left_out) == (["P3"], {Reason.WITHDRAWN: 2})

@@ -362,7 +362,7 @@ def test_a_copy_is_not_what_stands_in_for_a_source_that_is_away(tmp_path: Path) 
 def test_an_entry_that_is_like_what_objects_name_stops_the_data_set(prepared_before: bool, tmp_path: Path) -> None:
     write(tmp_path / "export", range(2), change=naming("OLD-7"))
     if prepared_before:
-        prepared(tmp_path, settings(tmp_path / "export"))
+        prepared(tmp_path, listed(tmp_path, ""))
     with pytest.raises(ListUnclear, match="in doubt in line 1"):
         prepared(tmp_path, listed(tmp_path, "old-7\n"))
     if prepared_before:
