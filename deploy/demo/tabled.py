@@ -17,7 +17,7 @@ from messages.ground.written.documents import read_toml
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.layouts import list_entries
 from site_agent.datasets.tables.config import TableColumns
-from site_agent.datasets.tables.rows import TableRow, read_lines, read_rows
+from site_agent.datasets.tables.rows import TableRow, read_lines, read_table
 
 TABLE = TableColumns.model_fields["file"].default
 
@@ -136,7 +136,7 @@ def read_table_set(path: Path, experiment: Experiment, described: Path | None) -
     if config.table is None:
         raise DataError("describes no table", where=str(described), advice='source = "table", and a section [table]')
     patients: dict[str, list[TableRow]] = {}
-    for row in read_rows(path, config.table):
+    for row in read_table(path, config.table).rows:
         patients.setdefault(row.patient or config.patient_of(row.key), []).append(row)
     return TableSet(config, config.table, read_lines(path / config.table.file), patients)
 

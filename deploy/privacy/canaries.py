@@ -72,8 +72,6 @@ class CanaryNet(nn.Module):
         self.numbers: set[int] = set()
         """Of the canaries that were asked for since the last step."""
 
-    lengths: torch.Tensor
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Losses (B,) of images (B, 1, *patch) that hold canaries' numbers."""
         chosen = images.flatten(1).mean(1).round().long()

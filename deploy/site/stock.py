@@ -121,4 +121,6 @@ def _consent_as_plain(consent: Consent) -> dict[str, Any]:
         "texts": list(consent.texts),
         "copies": consent.copies,
         "uncompared": consent.uncompared,
+        "used_copies": consent.used_copies,
+        "fewer": list(consent.fewer),
     }

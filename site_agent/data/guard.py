@@ -29,7 +29,7 @@ from site_agent.datasets.filenames import nifti_stem
 from site_agent.datasets.layouts import list_entries
 from site_agent.datasets.opening import is_folder
 from site_agent.datasets.tables.config import TableColumns
-from site_agent.datasets.tables.rows import read_rows
+from site_agent.datasets.tables.rows import read_table
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import pins, store, withdrawals
 from site_agent.disk.secret import secret_of
@@ -79,7 +79,7 @@ def _named_files(folder: Path, columns: TableColumns) -> Iterator[Path]:
     """The files that a table names, however deep; none where it says nothing that can be read."""
     list_entries(folder)
     with contextlib.suppress(DataError):  # the table itself counts, and is told where cases are read
-        for row in read_rows(folder, columns):
+        for row in read_table(folder, columns).rows:
             yield from (file for file in (*row.images, row.mask) if file is not None)
 
 

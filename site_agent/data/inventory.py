@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from messages.experiment import Experiment
+from site_agent.data.list_memory import recall_before
 from site_agent.data.volumes import ConceptVolume, measure_volumes
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import Consent
@@ -75,7 +76,8 @@ def take_stock_of(
         DataError: as `take_stock`. PacsUnreachable, PacsRefused, WorkFailed: as `dicom.build.materialise`.
     """
     if isinstance(config, DatasetConfig):
-        return take_stock(config, experiment, progress, measure=measure)
+        stock = take_stock(config, experiment, progress, measure=measure)
+        return replace(stock, consent=recall_before(state, name, stock.consent))
     from site_agent.dicom.prepared import accounts
     from site_agent.dicom.prepared.unused import remark_on_settings
     from site_agent.dicom.prepared.withdrawals import recall_consent
@@ -111,7 +113,7 @@ def take_stock_of(
         channels=stock.channels,
         concepts=stock.concepts,
         prepared=prepared,
-        consent=recall_consent(state, name, config),
+        consent=recall_before(state, name, recall_consent(state, name, config)),
         remarks=(*_remark_on_source(prepared), *remark_on_settings(state, name, config), *stock.remarks),
         volumes=stock.volumes,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from messages.ground.errors import DataError
+from site_agent.data.list_memory import recall_before
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import Consent, WithdrawnList, compare_list
 from site_agent.datasets.layouts import find_cases
@@ -26,11 +27,12 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class ListStanding:
     """One list in words, without a name. `usable`: whether the data set may be used with it; `nobody`: entries that
-    matched nobody."""
+    matched nobody; `told`: whether somebody should look."""
 
     said: str
     usable: bool = True
     nobody: int = 0
+    told: bool = False
 
 
 def judge_dataset_list(name: str, config: DatasetConfig | DicomDataset, state: Path) -> ListStanding | None:
@@ -38,12 +40,12 @@ def judge_dataset_list(name: str, config: DatasetConfig | DicomDataset, state: P
     if config.withdrawn is None:
         return None
     try:
-        consent = _find_consent(name, config, state)
+        consent = recall_before(state, name, _find_consent(name, config, state))
     except DataError as error:
         return ListStanding(f"not used: {error}", usable=False)
     if consent is None:
         return ListStanding("the list of the withdrawn is read, and compared when the data set is prepared")
-    return ListStanding(consent.say_counts(), nobody=len(consent.nobody))
+    return ListStanding(consent.say_counts(), nobody=len(consent.nobody), told=consent.needs_a_look)
 
 
 def _find_consent(name: str, config: DatasetConfig | DicomDataset, state: Path) -> Consent | None:
@@ -51,7 +53,7 @@ def _find_consent(name: str, config: DatasetConfig | DicomDataset, state: Path) 
         return recall_consent(state, name, config)
     listed = WithdrawnList.read_list(config.withdrawn)
     layout = find_cases(config)
-    return compare_list(listed, [(one.key, layout.patient_of(one, config)) for one in layout.candidates])
+    return compare_list(listed, [layout.names_of(one, config) for one in layout.candidates])
 
 
 class ListBoard:
@@ -79,7 +81,7 @@ class ListBoard:
         self._standing[name] = standing
         if not standing.usable:
             log.error("the list of the withdrawn cannot be used", dataset=name, why=standing.said)
-        elif standing.nobody:
+        elif standing.told:
             log.warning(standing.said, dataset=name)
         else:
             log.info(standing.said, dataset=name)

@@ -10,29 +10,21 @@ ends, and none is passed over in silence:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 from messages.ground.errors import DataError
-from messages.ground.written.entries import ListEntry, read_entries
-from messages.ground.written.identifiers import (
-    EXCEL_DIGITS,
-    ISSUER,
-    liken_identifier,
-    list_likenesses,
-    list_tokens,
-    may_be_rounded,
-    normalise_identifier,
-)
+from messages.ground.written.entries import ListEntry, list_comments, parse_entries
+from messages.ground.written.identifiers import ISSUER, normalise_identifier
+from messages.ground.written.likeness import list_marks, list_meanings, list_own_meanings, read_pattern
+from messages.ground.written.text import read_text
 
+_COMMENT = "is a comment, and the name of somebody here (in quotes it means them; a comment has a space behind its #)"
 _NAME = "looks like a patient's name, not like an identifier"
 _COMPARED = 2000
 """Names up to which the nearest one to an entry is looked for: that takes a while."""
-_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
-"""A UID's numbers are like many names, and nobody types one by heart: it is equal, or it is another."""
 COPY = "its patient has images of somebody who has withdrawn: it is one person under two names"
 """Why a case of another name is left out."""
 SHOWN = 20
@@ -54,7 +46,9 @@ class Consent:
     Attributes:
         entries: how many there are; matched: how many of them are somebody's here.
         nobody: lines of those that are nobody's. texts: each of these entries in words, for local eyes.
+        fewer: in words, what the list named or matched before, where that was more (`data.list_memory`).
         copies: cases or studies of other names that are left out, because these names have images of the withdrawn.
+        used_copies: cases of other names that are used all the same, since everybody here has such images.
         uncompared: cases or studies of withdrawn patients of which an image could not be had, to look for copies of it.
     """
 
@@ -64,11 +58,13 @@ class Consent:
     texts: tuple[str, ...] = ()
     copies: int = 0
     uncompared: int = 0
+    used_copies: int = 0
+    fewer: tuple[str, ...] = ()
 
     def say_counts(self) -> str:
         """In words, without a name."""
         if not self.entries:
-            return "the list of the withdrawn names nobody"
+            return "; ".join(("the list of the withdrawn names nobody", *self.fewer))
         noun = "entry" if self.entries == 1 else "entries"
         said = f"{self.matched} of {self.entries} {noun} in the list of the withdrawn matched"
         if self.nobody:
@@ -79,7 +75,18 @@ class Consent:
         if self.uncompared:
             studies = "study of theirs" if self.uncompared == 1 else "studies of theirs"
             said += f"; {self.uncompared} {studies} could not be had, to look for copies of it"
-        return said
+        if self.used_copies:
+            noun = "case" if self.used_copies == 1 else "cases"
+            said += (
+                f"; {self.used_copies} {noun} used though they have images of the withdrawn: everybody here has them,"
+                " so they tell nobody apart (name whoever is the same person)"
+            )
+        return "; ".join((said, *self.fewer))
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether somebody should read what became of the list."""
+        return bool(self.nobody or self.uncompared or self.used_copies or self.fewer)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class WithdrawnList:
 
     path: Path | None
     entries: tuple[ListEntry, ...] = ()
+    comments: tuple[ListEntry, ...] = ()
     _names: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
@@ -101,7 +109,8 @@ class WithdrawnList:
         if path is None:
             return cls(None)
         try:
-            entries = read_entries(path, refuse=DataError)
+            text = read_text(path, refuse=DataError)
+            entries = tuple(parse_entries(text, str(path), refuse=DataError))
         except DataError as error:
             what = error.what if error.what.startswith("cannot") else f"cannot be used: it {error.what}"
             raise ListUnclear(
@@ -109,12 +118,14 @@ class WithdrawnList:
                 where=error.where,
                 advice=f"{error.advice}. No data set is used without its list",
             ) from None
-        return cls.of_entries(path, entries)
+        return cls.of_entries(path, entries, tuple(list_comments(text)))
 
     @classmethod
-    def of_entries(cls, path: Path, entries: tuple[ListEntry, ...]) -> WithdrawnList:
-        """A list of entries that were read from a file."""
-        return cls(path, entries, frozenset(name for one in entries for name in _names_of(one)))
+    def of_entries(
+        cls, path: Path, entries: tuple[ListEntry, ...], comments: tuple[ListEntry, ...] = ()
+    ) -> WithdrawnList:
+        """A list of entries that were read from a file, and its lines that have a comment."""
+        return cls(path, entries, comments, frozenset(name for one in entries for name in names_of(one)))
 
     def covers(self, *names: str) -> bool:
         """Whether an entry means whoever has one of these names; an issuer plays no part."""
@@ -126,16 +137,19 @@ class WithdrawnList:
         return self._names
 
 
-def _names_of(entry: ListEntry) -> set[str]:
+def names_of(entry: ListEntry) -> set[str]:
+    """An entry with and without its issuer."""
     return {entry.name, entry.number.strip(" ")}
 
 
+def list_pieces(name: str) -> set[str]:
+    """A name as it came, without its issuer, and each one where a backslash joins several (DICOM's multiplicity)."""
+    return {name, *(part.partition(ISSUER)[0] for part in name.split("\\"))} - {""}
+
+
 def list_forms(name: str) -> set[str]:
-    """The forms in which a name is compared: normal, without its issuer, and where a backslash joins several (DICOM's
-    multiplicity), each of them."""
-    normal = normalise_identifier(name)
-    forms = {normal, *(part.partition(ISSUER)[0] for part in normal.split("\\"))}
-    return {form for one in forms if (form := one.strip(" "))}
+    """The forms in which a name is compared: the normal form of each of its pieces."""
+    return {form for piece in list_pieces(name) if (form := normalise_identifier(piece))}
 
 
 def compare_list(
@@ -167,6 +181,7 @@ def compare_list(
             doubts.append((entry, _NAME))
         else:
             nobody.append(entry)
+    doubts += [(one, _COMMENT) for one in listed.comments if crowd.knows_comment(one)]
     if doubts:
         raise _make_error(listed.path, doubts)
     return Consent(
@@ -186,34 +201,44 @@ class _Crowd:
 
     def __init__(self, subjects: Iterable[Sequence[str]]) -> None:
         self._forms: dict[str, set[int]] = {}
-        self._alike: dict[str, set[str]] = {}
+        pieces: dict[str, str] = {}
         for number, names in enumerate(subjects):
-            for form in {form for name in names if name for form in list_forms(name)}:
-                self._forms.setdefault(form, set()).add(number)
-        self._tokens = {form: list_tokens(form) for form in self._forms if not _UID.fullmatch(form)}
-        for form in self._tokens:
-            self._alike.setdefault(liken_identifier(form), set()).add(form)
-        self._numbers = [form for form in self._tokens if form.isdecimal() and len(form) > EXCEL_DIGITS]
-        self._holders: dict[str, list[str]] = {}
-        for form, tokens in self._tokens.items():
-            for token in set(tokens):
-                self._holders.setdefault(token, []).append(form)
+            for piece in {piece for name in names if name for piece in list_pieces(name)}:
+                form = normalise_identifier(piece)
+                if form:
+                    self._forms.setdefault(form, set()).add(number)
+                    pieces[piece] = form
+        self._marked: dict[str, set[str]] = {}
+        for piece, form in pieces.items():
+            for mark in list_marks(piece):
+                self._marked.setdefault(mark, set()).add(form)
+        self._lost = any(mark.startswith("? ") for mark in self._marked)
 
     def knows(self, entry: ListEntry) -> bool:
-        return any(name in self._forms for name in _names_of(entry))
+        return any(name in self._forms for name in names_of(entry))
 
     def list_alike(self, entry: ListEntry) -> list[str]:
         """Names that differ from the entry's and could be it, of others than those whom it names."""
-        meant: set[int] = set().union(*(self._forms.get(name, ()) for name in _names_of(entry)))
-        alike = {form for name in _names_of(entry) for form in self._alike.get(liken_identifier(name), ())}
-        if len(entry.number) > EXCEL_DIGITS:
-            alike |= {form for form in self._numbers if may_be_rounded(entry.number, form)}
-        return [form for form in alike - _names_of(entry) if self._forms[form] - meant]
+        meant: set[int] = set().union(*(self._forms.get(name, ()) for name in names_of(entry)))
+        own = (list_own_meanings(name, lost=self._lost) for name in names_of(entry))
+        alike = self._list_marked(set().union(*own)) - names_of(entry)
+        return [form for form in alike if self._forms[form] - meant]
 
     def list_meant(self, entry: ListEntry) -> list[str]:
-        """Names that an entry, nobody's as it stands, may mean: a part of it, or a name that it is a part of."""
-        found = {form for likeness in list_likenesses(entry.name) for form in self._alike.get(likeness, ())}
-        return [*found, *self._list_longer(list_tokens(entry.number))]
+        """Names that an entry, nobody's as it stands, may mean."""
+        found = self._list_marked(list_meanings(entry.name, lost=self._lost))
+        if (pattern := read_pattern(entry.name)) is not None:
+            found |= {form for form in self._forms if pattern.match(form.casefold())}
+        return [*found]
+
+    def knows_comment(self, comment: ListEntry) -> bool:
+        """Whether what reads as a comment is somebody's name: the whole line, or the first word behind the "#"."""
+        return comment.name in self._forms or (
+            comment.name.startswith("#") and comment.name.partition(" ")[0] in self._forms
+        )
+
+    def _list_marked(self, marks: Collection[str]) -> set[str]:
+        return {form for mark in marks for form in self._marked.get(mark, ())}
 
     def say_close(self, entry: ListEntry) -> str:
         """The name that is nearest to an entry, where one is near: it may have been meant."""
@@ -221,12 +246,6 @@ class _Crowd:
             return ""
         near = get_close_matches(entry.name, self._forms, n=1, cutoff=0.85)
         return f" (the nearest is {near[0]})" if near else ""
-
-    def _list_longer(self, tokens: list[str]) -> list[str]:
-        """Names that hold these tokens in a row."""
-        rarest = min((self._holders.get(token, []) for token in tokens), key=len, default=[])
-        wanted = f" {' '.join(tokens)} "
-        return [form for form in rarest if wanted in f" {' '.join(self._tokens[form])} "]
 
 
 def _make_error(path: Path, doubts: Sequence[tuple[ListEntry, str]]) -> ListUnclear:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TypeGuard
 
 from messages.ground.errors import DataError
+from messages.ground.written.identifiers import normalise_identifier
 from site_agent.datasets.config import MOST_CONCEPTS, DatasetConfig
 from site_agent.datasets.description import DescribedLabels, Description, read_description
 from site_agent.datasets.filenames import LABEL, FileRoles, FoundFiles, nifti_stem, split_channel
 from site_agent.datasets.opening import is_folder, show_name
 from site_agent.datasets.tables.config import TableColumns
-from site_agent.datasets.tables.rows import EncodeValue, read_rows
+from site_agent.datasets.tables.rows import EncodeValue, map_classes, read_table
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 MOST_FOLDERS = 20
@@ -39,6 +40,7 @@ class Candidate:
         unrecognised: the name of a NIfTI file of which nothing says what it is.
         numbers: by channel, as a table without images writes them.
         patient: where a table says it. words: what a table says of the case, as the site writes it.
+        cells: of a table's line that nobody understands, what may name a patient.
     """
 
     key: str
@@ -50,6 +52,7 @@ class Candidate:
     patient: str = ""
     words: tuple[str, ...] = ()
     numbers: Mapping[str, str] = field(default_factory=dict)
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Layout:
         ignored: the label's integer of what nobody annotated (nnU-Net).
         stray: names of NIfTI files beside the cases, which belong to none.
         unused: endings of the operator's (`names`) that no file has.
-        table: the columns of the table that says what the cases are.
+        table: the columns of the table that says what the cases are. remarks: what else the operator should read.
     """
 
     candidates: tuple[Candidate, ...]
@@ -75,10 +78,17 @@ class Layout:
     stray: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     table: TableColumns | None = None
+    remarks: tuple[str, ...] = ()
 
     def patient_of(self, candidate: Candidate, config: DatasetConfig) -> str:
-        """Whose case it is."""
-        return candidate.patient or config.patient_of(candidate.key)
+        """Whose case it is, in the normal form: a patient has one name in splits, however each file writes it."""
+        said = candidate.patient or config.patient_of(candidate.key)
+        return normalise_identifier(said) or said
+
+    def names_of(self, candidate: Candidate, config: DatasetConfig) -> tuple[str, ...]:
+        """All by which a list may name whose case it is: its key, its patient, what its line of a table has."""
+        own = candidate.patient or config.patient_of(candidate.key)
+        return (candidate.key, own, *candidate.cells)
 
     @property
     def any_value(self) -> EncodeValue | None:
@@ -88,7 +98,7 @@ class Layout:
 
     def classes_of(self, candidate: Candidate) -> tuple[str, ...]:
         """What the table says of a case, in the words of experiments."""
-        mapped = {} if self.table is None else self.table.classes
+        mapped = {} if self.table is None else map_classes(self.table)
         return tuple(mapped.get(word, word) for word in candidate.words)
 
 
@@ -236,17 +246,19 @@ def _find_pairs(config: DatasetConfig) -> Layout:
 
 def _find_rows(config: DatasetConfig, table: TableColumns) -> Layout:
     list_entries(config.path)  # says what is wrong with the data set's own folder first
-    channels = config.channels or ()
+    channels, read = config.channels or (), read_table(config.path, table)
     candidates = tuple(
         Candidate(
             row.key,
-            {name: path for name, path in zip(channels, row.images, strict=bool(table.pictures)) if _is_there(path)},
+            {name: path for name, path in zip(channels, row.images, strict=False) if _is_there(path)},
             row.mask if _is_there(row.mask) else None,
+            row.fault,
             patient=row.patient,
+            cells=row.cells,
             words=row.words,
-            numbers=dict(zip(channels, row.numbers, strict=bool(table.numbers))),
+            numbers=dict(zip(channels, row.numbers, strict=False)),
         )
-        for row in sorted(read_rows(config.path, table), key=lambda row: row.key)
+        for row in sorted(read.rows, key=lambda row: row.key)
     )
     if not candidates:
         raise DataError(
@@ -254,7 +266,7 @@ def _find_rows(config: DatasetConfig, table: TableColumns) -> Layout:
             where=str(config.path / table.file),
             advice="Look at table.only in site.toml",
         )
-    return Layout(candidates, dict(config.labels), channels, table=table)
+    return Layout(candidates, dict(config.labels), channels, table=table, remarks=read.remarks)
 
 
 def _is_there(path: Path | None) -> TypeGuard[Path]:

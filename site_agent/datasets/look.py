@@ -21,6 +21,10 @@ MOST_LEAN = 0.5
 MOST_VALUE = 1e28
 """The largest intensity: larger ones, summed over an image, are more than float32 holds: no z-score is a number."""
 
+_SAMPLE = 100_000
+_LEAST_STEPS = 16
+"""Steps of a format that have to lie between the 5th and the 95th percentile of z-scores."""
+
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 FloatArray = npt.NDArray[np.float32]
 
@@ -86,6 +90,38 @@ def judge_preprocessing(
         values = values if own is None else np.clip(channel, own.low, own.high)
         if values.size == 0 or float(values.min()) == float(values.max()):
             raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: without contrast once it is cropped and normalised")
+        if own is None and settings.normalise != "none" and not is_spread(values.ravel(), np.float32):
+            what = f"channel {number}: some values are so large that normalised all others are one"
+            raise CaseError(Reason.NOT_FINITE, what, advice="Set what is no tissue to 0, or export it again")
+
+
+def is_spread(
+    values: FloatArray,
+    kind: type[np.float16 | np.float32] = np.float16,
+    *,
+    mean: float | None = None,
+    deviation: float | None = None,
+) -> bool:
+    """Whether a format tells most of the z-scores apart; the most frequent value (background) does not count.
+
+    Args:
+        values: (n,). mean, deviation: that they are normalised by; None: their own.
+    """
+    sample = values[:: max(1, values.size // _SAMPLE)]
+    found, counts = np.unique(sample, return_counts=True)
+    if found.size < 3:  # a mask: all its values are apart
+        return True
+    rest = sample[sample != found[counts.argmax()]]
+    width = float(np.std(values, dtype=np.float64)) if deviation is None else deviation
+    if not 0 < width < np.inf:
+        return True  # there is no z-score: it is left out
+    centre = float(np.mean(values, dtype=np.float64)) if mean is None else mean
+    ends = np.percentile(rest, (5, 95)).astype(np.float64)
+    if kind is np.float32 and ends[0] == ends[1]:
+        return True  # most of it is one value as it is
+    low, high = (ends - centre) / width
+    step = float(np.spacing(kind(min(max(abs(low), abs(high)), 6e4))))
+    return bool(high - low >= _LEAST_STEPS * step)
 
 
 def judge_resampling(

@@ -30,7 +30,7 @@ from site_agent.datasets.nifti import read_nifti
 from site_agent.datasets.remarks import remark_on_content, remark_on_files, remark_on_names, remark_on_parts
 from site_agent.datasets.tables.pictures import read_picture
 from site_agent.datasets.tables.rows import EncodeValue
-from site_agent.datasets.twins import Content, digest_content, digest_image, find_kin, find_other_names
+from site_agent.datasets.twins import Content, digest_content, digest_image, find_everybodys, find_kin, find_other_names
 from site_agent.datasets.vault import Vault
 
 log = structlog.get_logger()
@@ -117,7 +117,8 @@ def survey_cases(
         )
     listed = WithdrawnList.read_list(config.withdrawn)
     names = {candidate.key: layout.patient_of(candidate, config) for candidate in layout.candidates}
-    told = compare_list(listed, names.items())
+    aliases = {candidate.key: layout.names_of(candidate, config) for candidate in layout.candidates}
+    told = compare_list(listed, aliases.values())
     cases: list[Case] = []
     details: list[LeftOut] = []
     contents: dict[str, Content] = {}
@@ -127,7 +128,7 @@ def survey_cases(
         for done, candidate in enumerate(layout.candidates, start=1):
             patient = names[candidate.key]
             try:
-                if listed.covers(candidate.key, patient):
+                if listed.covers(*aliases[candidate.key]):
                     images, whole = _digest_withdrawn(candidate, vault)
                     lost |= images
                     uncompared += not whole
@@ -149,8 +150,18 @@ def survey_cases(
         cases.remove(case)
         del contents[case.key]
         details.append(LeftOut(case.key, Reason.WITHDRAWN, COPY))
-    consent = None if told is None else replace(told, copies=len(copies), uncompared=uncompared)
-    if consent is not None and uncompared:
+    everybodys = find_everybodys(lost, held)
+    consent = (
+        None
+        if told is None
+        else replace(
+            told,
+            copies=len(copies),
+            uncompared=uncompared,
+            used_copies=sum(case.patient in everybodys for case in cases),
+        )
+    )
+    if consent is not None and (uncompared or everybodys):
         log.warning(consent.say_counts(), folder=str(config.path))
     kin = find_kin(contents, names.__getitem__)
     counts = Counter(detail.reason for detail in details)
@@ -162,6 +173,7 @@ def survey_cases(
         consent=consent,
         remarks=(
             *(remark_on_names(config, list(names)) if layout.table is None or layout.table.patient is None else ()),
+            *layout.remarks,
             *remark_on_files(layout),
             *remark_on_parts(withdrawn, contents, names.__getitem__),
             *remark_on_content(contents, names.__getitem__, layout.labels if encode is None else {}),

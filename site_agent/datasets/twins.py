@@ -113,15 +113,29 @@ def find_kin(contents: Mapping[str, Content], patient_of: Callable[[str], str]) 
 def find_other_names(lost: Collection[str], held: Mapping[str, Collection[str]]) -> set[str]:
     """Patients who hold one of the lost images, and those who share an image with them: names of one person.
 
+    None where everybody holds one (`find_everybodys`).
+
     Args:
         held: patient → digests of all images.
     """
+    if find_everybodys(lost, held):
+        return set()
     found: set[str] = set()
     gone = set(lost)
     while more := {one for one, images in held.items() if one not in found and not gone.isdisjoint(images)}:
         found |= more
         gone.update(*(held[one] for one in more))
     return found
+
+
+def find_everybodys(lost: Collection[str], held: Mapping[str, Collection[str]]) -> set[str]:
+    """All patients who hold images, where each of them holds one of the lost; else none.
+
+    An image that everybody has (a phantom, a test's) tells nobody apart.
+    """
+    gone = set(lost)
+    holders = {one for one, images in held.items() if images}
+    return holders if holders and all(not gone.isdisjoint(held[one]) for one in holders) else set()
 
 
 def share_images(contents: Mapping[str, Content], patient_of: Callable[[str], str]) -> list[tuple[str, ...]]:

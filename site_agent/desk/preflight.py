@@ -24,6 +24,7 @@ from messages.trust.register import Register
 from messages.trust.settings import load_trust, make_verifier
 from site_agent.config import SiteConfig
 from site_agent.data.inventory import take_stock
+from site_agent.data.list_memory import recall_before
 from site_agent.datasets.config import DatasetConfig
 from site_agent.desk import control
 from site_agent.desk.allowances import check_policy
@@ -33,6 +34,7 @@ from site_agent.desk.programs import check_programs
 from site_agent.desk.purse import check_budgets
 from site_agent.desk.read_file import outdated_words
 from site_agent.dicom.config import DicomDataset
+from site_agent.disk.secret import find_secret
 from site_agent.disk.spool import read_kept
 from site_agent.wire.connection import Connect, connect_rabbitmq
 
@@ -218,15 +220,16 @@ def _check_datasets(config: SiteConfig) -> Iterator[Check]:
             continue
         left_out = ", ".join(f"{count} {reason}" for reason, count in stock.left_out.items())
         what = f"{stock.used} of {stock.found} cases usable" + (f" (left out: {left_out})" if left_out else "")
-        if stock.consent is not None:
-            what += f"; {stock.consent.say_counts()}"
+        consent = recall_before(config.site.state, name, stock.consent, keeps=False)
+        if consent is not None:
+            what += f"; {consent.say_counts()}"
         least = config.policy.floors.least_cases
         if stock.used < least:
             advice = "Run `konsil site datasets` to see why, add cases, or lower policy.floors.least_cases"
             yield Check(label, Grade.FAIL, f"{what}, fewer than the policy's {least}", advice, 2)
         elif left_out:
             yield Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why")
-        elif stock.consent is not None and stock.consent.nobody:
+        elif consent is not None and consent.needs_a_look:
             yield Check(label, Grade.WARN, what, _TYPED_WRONG)
         else:
             yield Check(label, Grade.OK, what)
@@ -246,7 +249,9 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
             studies = source.find_studies()
         finally:
             source.close()
-        consent = judge_source(dataset.withdrawn, studies)
+        state = config.site.state
+        consent = judge_source(name, dataset, studies, state, find_secret(state))
+        consent = recall_before(state, name, consent, keeps=False)
     except KonsilError as error:
         last = None
         if getattr(error, "passing", False):
@@ -272,7 +277,7 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
         return Check(label, Grade.FAIL, f"{what}, fewer than the policy's {least}", advice, 2)
     if prepared.left_out:
         return Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why others are left out")
-    if consent is not None and consent.nobody:
+    if consent is not None and consent.needs_a_look:
         return Check(label, Grade.WARN, what, _TYPED_WRONG)
     return Check(label, Grade.OK, what)
 

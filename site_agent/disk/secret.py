@@ -46,8 +46,14 @@ def require_whole(state: Path) -> None:
     Raises:
         ConfigError: as `secret_of`.
     """
+    find_secret(state)
+
+
+def find_secret(state: Path) -> bytes | None:
+    """The secret where there is one already; raises as `require_whole`."""
     with contextlib.suppress(FileNotFoundError):
-        _read_whole(state / "secret")
+        return _read_whole(state / "secret")
+    return None
 
 
 def _read_whole(path: Path) -> bytes:

@@ -62,6 +62,13 @@ def parse_entries(text: str, where: str, *, refuse: type[RequestError] = ConfigE
             yield entry
 
 
+def list_comments(text: str) -> Iterator[ListEntry]:
+    """Yield each line that has a comment, whole: where a name holds a "#", it may be that name."""
+    for number, line in enumerate(split_lines(text), start=1):
+        if cut_comment(line) != line and (name := normalise_identifier(line)):
+            yield ListEntry(number, name)
+
+
 def _read_line(number: int, line: str, where: str, refuse: type[RequestError]) -> ListEntry | None:
     if any(line.lstrip(" \ufeff").startswith(f"#{word}") for word in _SPREADSHEET_ERRORS):
         raise refuse("is an error of a spreadsheet", where=where, advice="Write the identifier itself")
@@ -74,7 +81,8 @@ def _read_line(number: int, line: str, where: str, refuse: type[RequestError]) -
         if rest.strip(" \t,;|"):
             raise _refuse_columns(where, refuse)
     else:
-        raw = _strip_quotes(cut_comment(raw).strip().rstrip(",;|\t ").strip(), where, refuse)
+        raw = raw if exact and raw.startswith("#") else cut_comment(raw)
+        raw = _strip_quotes(raw.strip().rstrip(",;|\t ").strip(), where, refuse)
     if _SHORTENED.fullmatch(raw):
         raise refuse(
             "is a number that a spreadsheet has shortened",

@@ -21,7 +21,7 @@ from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts
 from site_agent.dicom.volumes import grid
 
-ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii", ".NII.GZ", ".NII")
 
 
 def read_nifti_label(path: Path, reference: Volume, rules: Labels) -> LabelMap:

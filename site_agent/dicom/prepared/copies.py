@@ -14,7 +14,7 @@ from pathlib import Path
 
 from messages.ground.errors import DataError
 from site_agent.datasets.nifti import read_nifti
-from site_agent.datasets.twins import digest_image, find_other_names
+from site_agent.datasets.twins import digest_image, find_everybodys, find_other_names
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import SeriesFound, Volume
 from site_agent.dicom.prepared.index import Index
@@ -73,8 +73,14 @@ class Copies:
         Args:
             members: case → digest of its content, of cases that are looked into where their images are not known.
         """
-        if not lost:
-            return set()
+        return find_other_names(lost, self._list_held(members)) if lost else set()
+
+    def find_everybodys(self, lost: Collection[str], members: Mapping[str, str]) -> set[str]:
+        """All patients whom no list names, where each of them holds one of the lost images; arguments as above."""
+        return find_everybodys(lost, self._list_held(members)) if lost else set()
+
+    def _list_held(self, members: Mapping[str, str] | None) -> Mapping[str, set[str]]:
+        """Digests of the images of each patient whom no list names."""
         known = self._index.all_contents()
         held: defaultdict[str, set[str]] = defaultdict(set)
         for study, one in known.items():
@@ -86,7 +92,7 @@ class Copies:
             if study_of(case) not in known or known[study_of(case)].print != print_:
                 place = self._store.place_of(case, digest)
                 held[patient_of(case)] |= self._read_images(place, patient_of(case), study_of(case), print_)
-        return find_other_names(lost, held)
+        return held
 
     def forget_contents(self, kept: Collection[str]) -> None:
         """Forget the images of studies that are not among the kept ones, but for those of the withdrawn."""

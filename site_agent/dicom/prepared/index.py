@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS content (
     study TEXT PRIMARY KEY, patient TEXT NOT NULL, print TEXT NOT NULL, images TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS named (study TEXT PRIMARY KEY, print TEXT NOT NULL, names TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS marked (study TEXT PRIMARY KEY, marks TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
@@ -75,10 +76,12 @@ class StudyContent:
 
 @dataclass(frozen=True, slots=True)
 class StudyNames:
-    """Pseudonyms of every Patient ID that a study's objects name. print: as in `StudyVerdict`; "" while they come."""
+    """Pseudonyms of every Patient ID that a study's objects name, and keyed digests of their marks
+    (`messages.ground.written.likeness`). print: as in `StudyVerdict`; "" while they come."""
 
     print: str
     names: frozenset[str]
+    marks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +173,22 @@ class Index:
     def put_names(self, study: str, names: StudyNames) -> None:
         """Remember whom a study's objects name; durable when this returns."""
         row = (study, names.print, json.dumps(sorted(names.names)))
+        self._write_rows("INSERT OR REPLACE INTO marked VALUES (?, ?)", [(study, json.dumps(sorted(names.marks)))])
         self._write_rows("INSERT OR REPLACE INTO named VALUES (?, ?, ?)", [row])
 
     def all_names(self) -> dict[str, StudyNames]:
         """Whom the objects of each study name, by study; a study that an earlier release fetched is not in it."""
-        rows = self._db.execute("SELECT study, print, names FROM named").fetchall()
-        return {study: StudyNames(print_, frozenset(json.loads(text))) for study, print_, text in rows}
+        rows = self._db.execute("SELECT study, print, names, marks FROM named JOIN marked USING (study)").fetchall()
+        return {
+            study: StudyNames(print_, frozenset(json.loads(names)), frozenset(json.loads(marks)))
+            for study, print_, names, marks in rows
+        }
 
     def forget_names(self, studies: Iterable[str]) -> None:
         """Forget whom the objects of some studies name."""
-        self._write_rows("DELETE FROM named WHERE study = ?", [(study,) for study in studies])
+        gone: list[tuple[object, ...]] = [(study,) for study in studies]
+        self._write_rows("DELETE FROM named WHERE study = ?", gone)
+        self._write_rows("DELETE FROM marked WHERE study = ?", gone)
 
     def forget_studies(self, studies: Iterable[str]) -> None:
         """Forget what is known of some studies."""

@@ -41,7 +41,8 @@ class CameOfStudy:
     objects: list[ObjectLeftOut] = field(default_factory=list)
     withdrawn: bool = False
     refused: bool = False
-    names: set[str] = field(default_factory=set)
+    names: frozenset[str] = frozenset()
+    marks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class StudyFetcher:
         self._space.begin_study()
         if told.study not in self._named:  # an earlier release, which did not note whom objects name, began with it
             self._spool.drop_study(told.study)
-        before = self._named.get(told.study, StudyNames("", frozenset())).names
+        before = self._named.get(told.study, StudyNames("", frozenset()))
         resumed = bool(self._spool.list_series(told.study))
         try:
             self._fetch_all(source, told, come)
@@ -105,7 +106,8 @@ class StudyFetcher:
         if not told.compared:
             self._index.put_refused(told.study, come.objects)
             whole = not (resumed or come.broken or come.withdrawn)
-            self._note_names(told.study, StudyNames(told.print, frozenset(come.names | (set() if whole else before))))
+            known = StudyNames("", frozenset()) if whole else before
+            self._note_names(told.study, StudyNames(told.print, come.names | known.names, come.marks | known.marks))
             come.withdrawn |= self._withdrawn.covers_pseudonyms(told.patient, told.study)
         self._refusals = self._refusals + 1 if come.refused else 0
         return come
@@ -152,15 +154,16 @@ class StudyFetcher:
         self._breathe()
         try:
             withdrawn = not asked.compared and self._withdrawn.covers_object(obj)
-            names: set[str] = set() if asked.compared else self._withdrawn.key_names(obj)
+            names, marks = (frozenset[str](),) * 2 if asked.compared else self._withdrawn.key_names(obj)
         except Exception:  # noqa: BLE001 - whose it is cannot be read: so neither whether it may be used
             refused = RefusedObject(Reason.UNREADABLE, "an object that does not say whose it is")
             self._keep_cleaned(refused, asked, come)
             return
         if not names <= come.names:  # before it lies in the spool, and is not looked at again
             come.names |= names
-            known = self._named.get(asked.study, StudyNames("", frozenset())).names
-            self._note_names(asked.study, StudyNames("", known | come.names))
+            come.marks |= marks
+            known = self._named.get(asked.study, StudyNames("", frozenset()))
+            self._note_names(asked.study, StudyNames("", known.names | come.names, known.marks | come.marks))
         if withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return

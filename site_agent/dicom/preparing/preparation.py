@@ -49,6 +49,7 @@ log = structlog.get_logger()
 Progress = Callable[[int, int], None]
 _PASSING = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES, Reason.UNREADABLE)
 """A series that came short or damaged may come whole the next time, without the source saying otherwise."""
+_NO_SERIES = "the source names no series of this kind"
 WORTH_PROCESSES = 1000
 """Objects from which on it is worth to start processes for the door's work: the start of one costs as much as some two
 hundred objects (1.5 CPU seconds)."""
@@ -143,6 +144,7 @@ class Preparation:
             text = "it says that it is DICOM, and cannot be read"
             unreadable = [ObjectLeftOut("", one, Reason.UNREADABLE, text) for one in source.looked.unreadable_files]
             self._index.put_refused("", unreadable)
+            self._reader.see_found(found)
             told = [one for study in found if (one := self._tell_study(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]
             waiting = [*self._list_compared(told), *waiting]
@@ -162,6 +164,7 @@ class Preparation:
                     self._note_made(made, verdict)
         finally:
             source.close()
+        self._withdrawn.judge_objects(found, self._index)
         self._leave_out_copies()
         return self._publish_state(mixed)
 
@@ -204,7 +207,7 @@ class Preparation:
             return True
         lacks = self._reader.find_lack(told)
         if lacks is not None:
-            verdict = StudyVerdict(told.patient, told.print, lacks, "the source names no series of this kind")
+            verdict = StudyVerdict(told.patient, told.print, lacks, told.unclear or _NO_SERIES)
             self._index.put_verdict(told.study, verdict)
             self._settle_study(told.study, told.case, verdict)
         return lacks is not None
@@ -286,7 +289,10 @@ class Preparation:
 
     def _leave_out_copies(self) -> None:
         """Cases of those who have images of somebody withdrawn are withdrawn, too."""
-        others = self._copies.find_other_names(self._copies.find_lost(), self._members)
+        lost = self._copies.find_lost()
+        others = self._copies.find_other_names(lost, self._members)
+        everybodys = self._copies.find_everybodys(lost, self._members)
+        used = sum(store.patient_of(case) in everybodys for case in self._members)
         for case in [case for case in self._members if store.patient_of(case) in others]:
             del self._members[case]
             verdict = self._kept[study_of(case)]
@@ -296,9 +302,9 @@ class Preparation:
             self._index.put_verdict(study_of(case), left_out)
         self._store.drop_cases(lambda patient, _: patient in others)
         copies = sum(one.reason is Reason.WITHDRAWN and bool(one.print) for one in self._kept.values())
-        consent = self._withdrawn.note_copies(copies, self._uncompared, self._index)
+        consent = self._withdrawn.note_copies(copies, self._uncompared, used, self._index)
         if consent is not None:
-            log.log(WARNING if copies or self._uncompared else INFO, consent.say_counts(), dataset=self._name)
+            log.log(WARNING if copies or self._uncompared or used else INFO, consent.say_counts(), dataset=self._name)
 
     def _note_made(self, task: CaseTask, verdict: StudyVerdict) -> None:
         if task.compared:

@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from messages.sections import Preprocessing
+from messages.sections import Intensities, Preprocessing
+from site_agent.datasets.look import is_spread
 
 NumberFormat = Literal["float16", "float32"]
-_SAMPLE = 100_000
-_LEAST_STEPS = 16
-"""Steps of float16 that have to lie between the 5th and the 95th percentile of z-scores."""
+MOST_HALF = 65504.0
+"""The largest number of float16."""
 
 
 def choose_format(image: NDArray[np.float32], settings: Preprocessing) -> NumberFormat:
@@ -30,14 +30,16 @@ def choose_format(image: NDArray[np.float32], settings: Preprocessing) -> Number
     Args:
         image: (C, X, Y, Z), as the files have it.
     """
-    own = {one.channel - 1 for one in settings.intensities}  # clipped: float16 tells them apart
+    own = {one.channel - 1: one for one in settings.intensities}
     channels = [channel for place, channel in enumerate(image) if place not in own]
+    if not all(_holds_scaled(image[place], one) for place, one in own.items() if place < len(image)):
+        return "float32"
     if settings.normalise == "none":
         resampled = settings.spacing_mm is not None or (settings.size is not None and settings.fit == "resize")
         exact = not resampled and all(holds_exactly(channel) for channel in channels)
     else:
         nonzero = settings.normalise == "zscore-nonzero"
-        exact = all(_is_spread(channel[channel != 0] if nonzero else channel.ravel()) for channel in channels)
+        exact = all(is_spread(channel[channel != 0] if nonzero else channel.ravel()) for channel in channels)
     return "float16" if exact else "float32"
 
 
@@ -47,16 +49,8 @@ def holds_exactly(values: NDArray[np.float32]) -> bool:
         return bool(np.array_equal(values.astype(np.float16).astype(np.float32), values))
 
 
-def _is_spread(values: NDArray[np.float32]) -> bool:
-    """Whether float16 tells most of the z-scores apart; the most frequent value (background) does not count."""
-    sample = values[:: max(1, values.size // _SAMPLE)]
-    found, counts = np.unique(sample, return_counts=True)
-    if found.size < 3:  # a mask: all its values are apart
-        return True
-    rest = sample[sample != found[counts.argmax()]]
-    deviation = float(np.std(values, dtype=np.float64))
-    if not 0 < deviation < np.inf:
-        return True  # there is no z-score: it is left out
-    low, high = (np.percentile(rest, (5, 95)) - float(np.mean(values, dtype=np.float64))) / deviation
-    step = float(np.spacing(np.float16(min(max(abs(low), abs(high)), 6e4))))
-    return bool(high - low >= _LEAST_STEPS * step)
+def _holds_scaled(values: NDArray[np.float32], own: Intensities) -> bool:
+    """Whether float16 holds a channel that is normalised by numbers of its own, and tells its values apart."""
+    ends = [abs(end - own.mean) / own.deviation for end in (own.low, own.high)]
+    clipped = np.clip(values.ravel(), own.low, own.high)
+    return max(ends) <= MOST_HALF and is_spread(clipped, mean=own.mean, deviation=own.deviation)

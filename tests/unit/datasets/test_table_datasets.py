@@ -170,7 +170,8 @@ def test_a_slice_fits_no_net_in_3d_and_a_volume_none_in_2d(tmp_path: Path) -> No
     ("text", "why"),
     [
         ("picture,patient,label\na.png,p,benign\n", "there is no column 'image'"),
-        ("image,patient,label\na.png,p,benign\na.png,p,malignant\n", "line 2 names an image that another line"),
+        ("image,patient,patient,label\na.png,p,q,benign\n", "there are 2 columns 'patient'"),
+        ("image,patient,label,label\na.png,p,benign,malignant\n", "there are 2 columns 'label'"),
         ("", "there is no column 'image'"),
         ("image,patient,label\n", "no line that counts"),
     ],
@@ -241,3 +242,75 @@ def test_masks_are_label_maps(tmp_path: Path) -> None:
     chosen = parse_settings({**plain, "labels": {"255": "lesion"}}, DatasetConfig, "site.toml")
     found = survey_cases(chosen, ["US"], ["lesion"])
     assert [int(load_case(case, chosen).label.sum()) for case in found.cases] == [6, 8]
+
+
+HEAD = "image,patient,label\n"
+FIRST, SECOND, THIRD = (f"images/us-{n:02d}.png" for n in range(3))
+
+
+def survey_lines(folder: Path, text: str, withdrawn: str = "", **more: Any) -> Any:
+    write_pictures(folder, ["benign"] * 3)
+    (folder / "labels.csv").write_bytes(text.encode())
+    (folder.parent / "withdrawn").write_text(withdrawn)
+    return survey(config(folder, withdrawn=folder.parent / "withdrawn", **more))
+
+
+@pytest.mark.parametrize(
+    ("line", "withdrawn"),
+    [
+        (f"{FIRST},38,5,P1\n", "P1\n"),
+        (f"{FIRST},P1\n", "P1\n"),
+        (f"{FIRST},P1,benign,benign\n", "P1\n"),
+    ],
+)
+def test_a_line_with_more_or_fewer_cells_than_the_head_is_left_out_and_named(
+    line: str, withdrawn: str, tmp_path: Path
+) -> None:
+    found = survey_lines(tmp_path / "set", f"{HEAD}{line}{SECOND},P2,benign\n", withdrawn)
+    assert [case.patient for case in found.cases] == ["P2"]
+    assert [one.key for one in found.details] == ["line 2"]
+    found = survey_lines(tmp_path / "other" / "set", f"{HEAD}{line}{SECOND},P2,benign\n")
+    assert "line 2 has" in found.details[0].text
+    assert found.left_out == {Reason.UNREADABLE: 1}
+
+
+def test_a_name_that_a_comma_cut_into_cells_is_in_doubt(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="in doubt in line 1"):
+        survey_lines(tmp_path / "set", f"{HEAD}{FIRST},Doe, J,benign\n{SECOND},P2,benign\n", '"Doe, J"\n')
+
+
+def test_lines_that_contradict_each_other_on_one_image_leave_out_that_image_alone(tmp_path: Path) -> None:
+    text = f"{HEAD}{FIRST},P1,benign\nimages/./us-00.png,P1,malignant\n{SECOND},P2,benign\n{SECOND},P2,benign\n"
+    found = survey_lines(tmp_path / "set", text)
+    assert [case.key for case in found.cases] == ["images/us-01"]
+    assert "lines 2, 3 name one image" in found.details[0].text
+    assert [one for one in found.remarks if "1 image stands in the table more than once" in one]
+
+
+def test_one_patient_has_one_name_however_each_cell_writes_it(tmp_path: Path) -> None:
+    text = f"{HEAD}{FIRST},M\u00fcller,benign\n{SECOND},Mu\u0308ller,benign\n{THIRD},M\u00fcller\u00a0,benign\n"
+    assert {case.patient for case in survey_lines(tmp_path / "set", text).cases} == {"M\u00fcller"}
+
+
+def test_lines_without_a_patient_are_told(tmp_path: Path) -> None:
+    found = survey_lines(tmp_path / "set", f"{HEAD}{FIRST},,benign\n{SECOND},P2,benign\n")
+    assert [one for one in found.remarks if one.startswith("1 line names no patient")]
+
+
+def test_a_value_of_only_that_no_line_has_is_told(tmp_path: Path) -> None:
+    text = f"image,patient,label,view\n{FIRST},P1,benign,Front\n"
+    found = survey_lines(tmp_path / "set", text, table={"only": {"view": ["Front", "Sdie"]}})
+    assert "no line of the table has 'Sdie' in view (table.only)" in found.remarks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"sep=;\r\nimage;patient;label\r\n{FIRST};P1;b\u00f6se\r\n",
+        f"image,patient\u00a0,label\u200b\n{FIRST},P1,bo\u0308se\n",
+        f"image,patient,label,\n{FIRST},P1,b\u00f6se,\n",
+    ],
+)
+def test_a_table_is_read_as_excel_and_keyboards_write_it(text: str, tmp_path: Path) -> None:
+    found = survey_lines(tmp_path / "set", text, table={"classes": {"bo\u0308se": "malignant"}})
+    assert [case.truth for case in found.cases] == [(0.0, 1.0)]

@@ -19,7 +19,8 @@ from messages.ground.errors import ConfigError, DataError
 from messages.ground.settings import read_secret, read_settings
 from messages.ground.written.documents import parse_json, read_json, read_toml
 from messages.ground.written.entries import ListEntry, parse_entries, read_entries
-from messages.ground.written.identifiers import liken_identifier, normalise_identifier
+from messages.ground.written.identifiers import normalise_identifier
+from messages.ground.written.likeness import liken_identifier
 from messages.ground.written.text import cut_comment, decode_text, read_text, split_lines
 
 MARK = b"\xef\xbb\xbf"

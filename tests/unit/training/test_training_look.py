@@ -18,6 +18,7 @@ from messages.reasons import Reason
 from messages.sections import Preprocessing
 from site_agent.datasets import cases
 from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.look import judge_preprocessing
 from site_agent.datasets.vault import ARRAYS, Vault
 from site_agent.training.cases import cache
 from site_agent.training.cases.precision import choose_format
@@ -93,6 +94,32 @@ def test_a_voxel_of_metal_does_not_flatten_what_is_trained_on(tmp_path: Path, no
     assert choose_format(values, settings) == "float32"
     found = kept(tmp_path, values, settings)
     assert len(np.unique(found)) == len(np.unique(expected)) > len(np.unique(expected.astype(np.float16)))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        ({"low": 0, "high": 4000, "mean": 0, "deviation": 0.01}, "float32"),  # beyond 65,504
+        ({"low": 0, "high": 4000, "mean": 1e6, "deviation": 1}, "float32"),  # steps of float16 are wide there
+        ({"low": 0, "high": 4000, "mean": 2000, "deviation": 500}, "float16"),
+    ],
+)
+def test_a_channel_that_is_normalised_by_numbers_of_its_own_is_kept_without_infinity(
+    numbers: dict[str, float], kind: str
+) -> None:
+    values = np.random.default_rng(1).integers(0, 4000, (1, 12, 12, 12)).astype(np.float32)
+    assert choose_format(values, Preprocessing.model_validate({"intensities": [{"channel": 1, **numbers}]})) == kind
+
+
+@pytest.mark.parametrize("big", [1e10, 1e15, 1e27])
+def test_values_so_large_that_all_tissue_becomes_one_leave_out_the_case(big: float) -> None:
+    values = np.random.default_rng(1).integers(1, 4000, (1, 12, 12, 12)).astype(np.float32)
+    values[0, 6:] = big
+    for normalise in ("zscore", "zscore-nonzero"):
+        settings = Preprocessing.model_validate({"normalise": normalise})
+        with pytest.raises(CaseError, match="some values are so large"):
+            judge_preprocessing(values, np.eye(4), settings)
+        judge_preprocessing(np.where(values == big, 0, values), np.eye(4), settings)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.97])

@@ -17,8 +17,12 @@ from pydicom.pixels import pack_bits, pixel_array
 from deploy.demo.phantoms import dicom
 from messages.reasons import Reason
 from site_agent.datasets import source
+from site_agent.dicom.base import SeriesFound, StudyFound
+from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.prepared import accounts
+from site_agent.dicom.prepared.looks import Terms
 from site_agent.dicom.preparing import build
+from site_agent.dicom.preparing.studies import StudyReader
 
 
 def again(obj: Any, **values: Any) -> Any:
@@ -182,6 +186,25 @@ def test_a_coarser_series_is_put_on_the_references_grid(tmp_path: Path) -> None:
     assert (found.used, found.left_out) == (1, {})
     (case,) = source.survey_cases(dataset, CHANNELS, ["ED", "ET", "NCR"]).cases
     assert source.load_case(case, dataset).image.shape[1:] == source.load_case(case, dataset).label.shape
+
+
+def test_a_nifti_label_of_which_nobody_can_say_whose_study_it_is_is_not_taken(tmp_path: Path) -> None:
+    values = {"1": "NCR", "2": "ED", "3": "ET"}
+    config = settings(tmp_path, labels={"source": "nifti", "folder": str(tmp_path), "values": values})
+    reader = StudyReader(config, Pseudonyms(b"s" * 16), Terms(config, b"s" * 16))
+    series = (SeriesFound("1.2.3", "1.2.3.1", "MR"),)
+    first, second = StudyFound("1.2.3", "PAT1", series), StudyFound("1.2.4", "PAT1", series)
+    (tmp_path / "PAT1.NII.GZ").write_bytes(b"")
+    reader.see_found([first])
+    assert reader.find_lack(reader.tell_study(first)) is None
+    reader.see_found([first, second])
+    assert [reader.find_lack(reader.tell_study(one)) for one in (first, second)] == [Reason.SEVERAL_LABELS] * 2
+    (tmp_path / "1.2.4.nii").write_bytes(b"")
+    told = reader.tell_study(second)
+    assert reader.find_lack(told) is Reason.SEVERAL_LABELS
+    assert "one named after its patient" in told.unclear
+    (tmp_path / "PAT1.NII.GZ").unlink()
+    assert reader.find_lack(reader.tell_study(second)) is None
 
 
 def test_labels_as_nifti_beside_are_found_by_the_studys_uid_or_the_patients_id(tmp_path: Path) -> None:

@@ -356,3 +356,55 @@ def test_a_copy_is_not_what_stands_in_for_a_source_that_is_away(tmp_path: Path) 
     found = away.find_standing_in("glioma", config, tmp_path, SECRET)
     assert found is not None
     assert (found.used, found.left_out) == (1, {Reason.WITHDRAWN: 2})
+
+
+@pytest.mark.parametrize("prepared_before", [False, True])
+def test_an_entry_that_is_like_what_objects_name_stops_the_data_set(prepared_before: bool, tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2), change=naming("OLD-7"))
+    if prepared_before:
+        prepared(tmp_path, listed(tmp_path, ""))
+    with pytest.raises(ListUnclear, match="in doubt in line 1"):
+        prepared(tmp_path, listed(tmp_path, "old-7\n"))
+    if prepared_before:
+        with pytest.raises(ListUnclear, match="in doubt in line 1"):
+            away.find_standing_in("glioma", listed(tmp_path, "old-7 (by letter)\n"), tmp_path, SECRET)
+    prepared(tmp_path, listed(tmp_path, "exactly: old-7\n"))
+    assert counted(tmp_path).used == 2
+
+
+def test_an_entry_that_only_objects_name_is_counted_as_matched(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2), change=naming("OLD-7"))
+    config = listed(tmp_path, "OLD-7\nX9\n")
+    stock = take_stock_of("glioma", config, tmp_path)
+    assert (stock.used, stock.left_out) == (1, {"withdrawn": 1})
+    assert stock.consent is not None
+    assert (stock.consent.matched, stock.consent.nobody) == (1, (2,))
+
+
+@pytest.mark.parametrize("text", ["0000\n", "KH-0 0 0 0\n", "KH-00*\n", "KH-0-KH-3\n", "1234567890123450000\n"])
+def test_an_entry_in_doubt_lets_nothing_stand_in_for_a_source_that_is_away(text: str, tmp_path: Path) -> None:
+    write(tmp_path / "export", [0])
+    write(tmp_path / "export", [1], change=renamed("1234567890123456789"))
+    config = listed(tmp_path, "")
+    prepared(tmp_path, config)
+    listed(tmp_path, "X9\n")
+    assert away.find_standing_in("glioma", config, tmp_path, SECRET) is not None
+    listed(tmp_path, f"X9\n{text}")
+    with pytest.raises(ListUnclear, match="in doubt in line 2"):
+        away.find_standing_in("glioma", config, tmp_path, SECRET)
+
+
+def test_of_a_patient_of_whom_nothing_tells_what_an_entry_may_mean_every_unmatched_entry_is_in_doubt(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "export", range(2))
+    config = listed(tmp_path, "")
+    prepared(tmp_path, config)
+    index = Index(tmp_path / "datasets" / "glioma" / "index.sqlite")
+    index.note_value("marks", "")
+    index.close()
+    listed(tmp_path, "KH-0000\n")
+    assert away.find_standing_in("glioma", config, tmp_path, SECRET) is not None
+    listed(tmp_path, "KH-0000\nX9\n")
+    with pytest.raises(ListUnclear, match="in doubt in line 2"):
+        away.find_standing_in("glioma", config, tmp_path, SECRET)
