@@ -47,9 +47,10 @@ def quantise(folder: Path, shift: float = 0.25, norm_max: float | None = None) -
 MASKING = """
 import sys
 from pathlib import Path
-from test_secure_updates import LAYOUT, MASKS
+from messages.secure.masks import Mask, WordLayout
 from site_agent.secure.updates import write_masked
-write_masked(Path(sys.argv[2]), Path(sys.argv[1]), LAYOUT, MASKS)
+masks = [Mask(bytes([number]) * 32, 1 if number % 2 else -1) for number in (1, 2, 3)]
+write_masked(Path(sys.argv[2]), Path(sys.argv[1]), WordLayout(20_003, 2), masks)
 """
 
 
@@ -57,8 +58,7 @@ def test_an_agent_killed_in_the_middle_of_masking_sends_nothing_and_then_the_sam
     words, update = quantise(tmp_path), tmp_path / "one.update"
     armed = tmp_path / "crash"
     armed.write_text("agent:masking 1")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, crash.AT: str(armed), "PYTHONPATH": path}
+    env = {**os.environ, crash.AT: str(armed)}
     command = [sys.executable, "-c", MASKING, str(words), str(update)]
     assert subprocess.run(command, env=env, check=False).returncode == -signal.SIGKILL
     assert not update.exists(), "what is not masked to the end could leave"
