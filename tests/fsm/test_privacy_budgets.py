@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from coordinator_kit import plain
+from secure_consortium import run_secure, secure_file
 from signed_consortium import finish, ring_of, run_signed, sections, start, uplink_of
 from virtual_consortium import VirtualConsortium
 
@@ -130,3 +131,20 @@ def test_a_ledger_out_of_a_backup_is_charged_again_or_closed(tmp_path: Path, cop
         assert (holding.charged, found["account"].closed) == (12, False)  # all three rounds: it cannot know better
     else:
         assert found["account"].closed
+
+
+def test_a_masked_update_is_charged_as_it_leaves_and_tells_epsilon_in_the_open(tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+
+    def work(consortium: VirtualConsortium) -> None:
+        file = secure_file(privacy={"secure_aggregation": "masks", "dp": DP})
+        consortium.say("experiment-start", kinds.ExperimentStart(experiment=file))
+        finish(consortium)
+        found["account"] = account(consortium)
+        found["told"] = [one.body for one in uplink_of(consortium) if isinstance(one.body, kinds.WeightsReady)]
+
+    run_secure(tmp_path, work, budget=BUDGET)
+    ((holding),) = found["account"].holdings
+    assert (holding.charged, holding.is_open) == (8, False)
+    assert {one.epsilon for one in found["told"]} == {find_epsilon(1.5, 0.25, steps, 1e-5) for steps in (4, 8)}
+    assert all(one.loss is None for one in found["told"])
