@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from messages.ground.errors import KonsilError, RequestError, Unreachable, WorkFailed
@@ -19,6 +21,8 @@ from messages.ground.kernel import die_with_parent
 Tell = Callable[[str], None]
 TOLD_SECONDS = 2.0
 """News of the same matter ("reading cases: …") no more often."""
+TIDIED_WITHIN = 10.0
+"""Seconds for a process that was interrupted to remove what nobody needs."""
 _KINDS: dict[int, type[KonsilError]] = {1: WorkFailed, 2: RequestError, 3: Unreachable}
 
 
@@ -37,14 +41,18 @@ def run_apart(module: str, request: Mapping[str, Any], tell: Tell, gpus: list[in
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     command = [sys.executable, "-m", module]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as process:
+    at_work = False
+    # In a session of its own: Ctrl-C reaches it through this process, and not while it still imports.
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, env=environment, text=True, start_new_session=True
+    ) as process:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both were asked for")
         try:
             with process.stdin as asked:
                 asked.write(json.dumps({**request, "parent": os.getpid()}))
             for line in process.stdout:
-                said = json.loads(line)
+                said, at_work = json.loads(line), True
                 if "tell" in said:
                     tell(said["tell"])
                 elif "error" in said:
@@ -56,6 +64,13 @@ def run_apart(module: str, request: Mapping[str, Any], tell: Tell, gpus: list[in
                     return result
         except (BrokenPipeError, json.JSONDecodeError):
             pass  # it has ended: its status says more
+        except KeyboardInterrupt:
+            if at_work:
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(TIDIED_WITHIN)
+            process.kill()
+            raise
         except BaseException:
             process.kill()
             raise

@@ -13,11 +13,11 @@ from scipy.ndimage import zoom
 from deploy.demo.phantoms.phantom import make_case
 from deploy.predict.gathering import gather_cases
 from deploy.privacy.apart import Tell
+from deploy.privacy.likeness import Picture
 from messages.ground.errors import RequestError
 from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.cases import read_case
 
-Picture = NDArray[np.float64]
 LEAST = 2
 """Pictures: with one there is no sum, and nothing to guess by."""
 _SHAPE, _SPACING = (44, 52, 36), (4.0, 4.0, 4.0)

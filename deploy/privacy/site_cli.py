@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 LEAST_SHADOWS = 4
 MOST_SHADOWS = 1000
-FALSE_ALARMS = 0.01
 
 
 def probe_membership(
@@ -103,6 +102,8 @@ def describe_test(found: dict[str, Any]) -> list[str]:
 
 
 def _describe_figures(told: dict[str, Any]) -> list[str]:
+    from deploy.privacy.ranking import FALSE_ALARMS
+
     (low, high), (least, most) = told["auc_interval"], told["found_interval"]
     others = told["others"]
     allowed = "one false alarm in 100" if others >= 100 else f"no false alarm among the {others}"
