@@ -28,8 +28,10 @@ BOUNDED = (7, 36)
 EXCEPTIONS = {
     "ignore", "prepare", "recount", "decline", "hold", "drop", "passby", "resend", "redo", "giveup", "retry",
     "suspend", "recover", "switch", "heed", "tellstatistics", "configure",
+    "awaitmasking", "keepinside", "leavesecure", "maskagain", "takemail", "takestep", "tellsecure", "tryagain",
 }  # fmt: skip
-"""Decisions of an agent that a calm run does not come to: what faults and operators cause, and statistics."""
+"""Decisions of an agent that a calm run does not come to: what faults and operators cause, statistics, and secure
+rounds, in which `test_secure_killed_sites` kills the sites."""
 
 
 def test_each_decision_of_a_calm_run_is_a_step_at_which_an_agent_is_killed() -> None:
@@ -44,7 +46,8 @@ def test_each_entry_that_a_calm_run_writes_is_a_step_at_which_the_coordinator_is
         "experiment-abort", "experiment-pause", "experiment-resume", "declined", "leaving", "hello", "round-failed",
         "initialisation-failed", "update-bad", "aggregation-failed", "timer-fired", "outage", "disk-full",
         "disk-free", "handling-failed", "experiment-finish", "experiment-exclude", "barred",
-            "statistics-ready",
+        "statistics-ready", "secure-complaint", "secure-consent", "secure-figures", "secure-keys", "secure-reveal",
+        "secure-shares", "sum-refused",
     }  # fmt: skip
     steps = {step.removeprefix("coordinator:") for step in crash.COORDINATOR}
     assert steps - {"sending-model", "verifying", "aggregating"} == causes - uncalm
