@@ -15,7 +15,10 @@ from site_agent.datasets.twins import Content, share_images, share_labels
 
 SHOWN = 5
 _TIME_POINT = re.compile(
-    r"(.+?)[-_ .]?(?:ses(?:sion)?|time(?:point)?|tp|visit|scan|day|week|month|baseline|followup|fu|t|v)[-_ .]?\d*",
+    r"(.+?)[-_ .](?:pre|post|before|after|early|late)(?:[-_ .]?op)?[-_ .]?\d*"
+    r"|(.+?)[-_ .]?(?:ses(?:sion)?|time(?:point)?|tp|visit|scan|day|week|month|baseline|followup|fu|t|v)[-_ .]?\d*"
+    r"|(.+?)[-_ .]?(?:19|20)\d\d[-_.]?(?:0\d|1[0-2])[-_.]?(?:[0-2]\d|3[01])"
+    r"|(.*\d)[-_ .]?[a-d]",
     re.IGNORECASE,
 )
 """A name that ends like one of several examinations of a patient."""
@@ -38,11 +41,12 @@ def remark_on_names(config: DatasetConfig, names: Sequence[str]) -> Iterator[str
             )
         if len(patients) == 1 < len(names):
             yield f"all {len(names)} cases are one patient's by their names, and land in one split"
-        return
+        if unmatched or any(config.patient_of(name) != name for name in names):
+            return  # else it finds the whole of each name, as if there were none
     stems: dict[str, list[str]] = defaultdict(list)
     for name in names:
         if patients[config.patient_of(name)] == 1 and (found := _TIME_POINT.fullmatch(name)):
-            stems[found[1]].append(name)
+            stems[next(stem for stem in found.groups() if stem is not None)].append(name)
     parted = [group for group in stems.values() if len(group) > 1]
     if parted:
         yield (

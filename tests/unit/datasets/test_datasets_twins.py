@@ -123,6 +123,11 @@ def test_digests_beside_encrypted_cases_are_keyed_with_the_sites_secret() -> Non
         (["P1_t0", "P1_t1", "P2_t0"], None, "P1_t0, P1_t1 look like time points of one patient"),
         (["sub-01_ses-1", "sub-01_ses-2"], None, "look like time points of one patient"),
         (["P1_baseline", "P1_followup"], None, "look like time points of one patient"),
+        (["P1_ses-1", "P1_ses-2", "P2_ses-1"], r"^(.+)$", "look like time points of one patient"),
+        (["P1_pre", "P1_post"], None, "look like time points of one patient"),
+        (["P1_pre-op", "P1_postop"], None, "look like time points of one patient"),
+        (["P1a", "P1b"], None, "look like time points of one patient"),
+        (["P1_2019-01-02", "P1_20200304"], None, "look like time points of one patient"),
     ],
 )
 def test_an_expression_that_finds_no_patient_and_names_like_time_points_are_told(
