@@ -465,6 +465,7 @@ class Agent:
             log=self._witness.as_plain(),
             term_jumps=[[*one] for one in self.spool.list_jumps()],
             privacy=self._budgets.list_words(),
+            floors=self._rules.floors,
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 

@@ -18,7 +18,7 @@ from coordinator.core import announce, effects
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.state import ExperimentState, Phase, Round, Timer
-from coordinator.loop.file_checks import check_file
+from coordinator.loop.file_checks import Find, check_file, find_nothing
 from coordinator.work.blobs import Blobs
 from coordinator.work.pool import Work
 from messages import kinds
@@ -60,12 +60,12 @@ class SecureRun(Run):
     folder: of the coordinator's blobs.
     """
 
-    def __init__(self, folder: Path, sites: tuple[str, ...] = NAMES, **changes: Any) -> None:
+    def __init__(self, folder: Path, sites: tuple[str, ...] = NAMES, find: Find | None = None, **changes: Any) -> None:
         self.names = sites
         self.work = Work(Blobs(folder), Limits(disk_reserve=0), lambda *_: None, SystemClock())
         self.file = secure_file(sites, **changes)
         self.said: dict[str, list[Any]] = {}
-        super().__init__(**self.file)
+        super().__init__(find or find_nothing, **self.file)
         state = self.now
         self.sites = {
             site: PureSite(
@@ -107,7 +107,7 @@ class SecureRun(Run):
         """A site says something, signed."""
         self.time += 1
         kind = next(kind for kind, spec in kinds.KINDS.items() if spec.body is type(body))
-        author = self.sites[site].author if key and hasattr(self, "sites") else Author("demo", site)
+        author = self.sites[site].author if key else Author("demo", site)
         opened = self.now.round
         number = (0 if opened is None else opened.number) if number is None else number
         attempt = (1 if opened is None else opened.opening) if attempt is None else attempt

@@ -278,7 +278,7 @@ class ShareUnopened(Decision):
     decision: Literal["share-unopened"] = "share-unopened"
     dealer: str
     holder: str
-    fault: Literal["dealer", "holder", "either"]
+    fault: Literal["dealer", "either"]
 
 
 class ShareWrong(Decision):

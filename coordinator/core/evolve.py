@@ -324,10 +324,9 @@ def _void_round(state: State, x: d.RoundVoided) -> State:
 
 
 def _share_unopened(state: State, x: d.ShareUnopened) -> State:
-    """As far as the holder may be right, nobody reckons with that share."""
-    if state.round is None or x.fault == "holder":
-        return state
-    return replace(state, round=replace(state.round, unopened=state.round.unopened | {(x.dealer, x.holder)}))
+    """Nobody reckons with that share any more."""
+    round_ = _open_round(state)
+    return replace(state, round=replace(round_, unopened=round_.unopened | {(x.dealer, x.holder)}))
 
 
 def _leave_contributors(state: State, x: d.RoundCompleted) -> Round | None:

@@ -43,6 +43,8 @@ class Tally:
                     task = before.experiment.task
                     means = task.reader.by_target(decision.validation).items()
                     self.validation[name] = task.kind, {target: mean for target, mean in means if mean is not None}
+            case d.RoundVoided():
+                self.rounds["void"] += 1
             case d.UpdateTaken() if before is not None and (manifest := before.update_manifest) is not None:
                 self.update_bytes += manifest.nbytes
             case d.Refused(kind="weights-ready"):

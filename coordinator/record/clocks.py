@@ -32,6 +32,7 @@ SAME_READING = 1e-3
 PLAUSIBLE_FROM = 1_577_836_800.0
 """2020-01-01: a clock that says less was never set, and proves nothing."""
 _OF_A_ROUND = ("round-accepted", "weights-ready", "round-failed", "evaluated")
+_OF_A_SECURE_ROUND = "secure-"
 _OF_RECRUITING = ("joined", "declined")
 
 
@@ -212,7 +213,7 @@ class SiteClocks:
         ahead = self._ahead.setdefault(sender, _Ahead())
         ahead.least = max(ahead.least, time - entry.time)
         after: float | None = None
-        if kind in _OF_A_ROUND:
+        if kind in _OF_A_ROUND or kind.startswith(_OF_A_SECURE_ROUND):
             after = self._started.get((entry.experiment, round_))
         elif kind in _OF_RECRUITING:
             after = self._accepted.get(entry.experiment)

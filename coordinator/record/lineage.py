@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coordinator.core import decisions as d
@@ -13,7 +13,7 @@ from coordinator.record.journal import STEP
 from coordinator.record.recovery import read_step
 from messages.chain import Entry
 from messages.ground.errors import MalformedMessage, RequestError
-from messages.kinds import Declined, Joined
+from messages.kinds import Declined, Joined, WeightsReady
 from messages.reasons import Reason
 
 
@@ -25,6 +25,8 @@ class Made:
         self.state: ExperimentState | None = None
         self.rounds: dict[int, dict[str, Any]] = {}
         self.sites: dict[str, dict[str, Any]] = {}
+        self.spent: dict[str, dict[int, float]] = {}
+        """Site → round → epsilon for each of its patients, as it told with its update."""
         self.digests: dict[str, int] = {}
         """Digest of a model → the round that made it; 0: the initial one."""
 
@@ -62,6 +64,11 @@ class Made:
                 device=body.platform.device_type,
                 policy="it let the experiment in",
             )
+            if body.privacy is not None:
+                self.sites[event.sender]["privacy"] = body.privacy.model_dump(mode="json")
+        elif isinstance(body, WeightsReady) and body.epsilon is not None:
+            rounds = self.spent.setdefault(event.sender, {})
+            rounds[event.round] = max(body.epsilon, rounds.get(event.round, 0.0))
         elif isinstance(body, Declined):
             by_hand = body.reason is Reason.AWAITS_APPROVAL
             self.sites.setdefault(event.sender, {}).update(
@@ -128,12 +135,29 @@ def _describe(one: Made, state: ExperimentState, digest: str, number: int) -> di
         "dataset": state.experiment.data.dataset,
         "strategy": state.experiment.plan.strategy.name,
         "made_in": rounds,
-        "sites": {site: one.sites.get(site, {}) for site in took_part},
+        "sites": {site: _tell_site(one, site, number) for site in took_part},
         "declined": {
             site: said["declined"] for site, said in one.sites.items() if "declined" in said and site not in took_part
         },
         "began_with": None if origin is None else {"model_digest": origin.digest, "experiment": origin.experiment},
     }
+
+
+def _tell_site(one: Made, site: str, number: int) -> dict[str, Any]:
+    """What is known of a site, with what it had spent for each of its patients as the model of a round was made."""
+    said = one.sites.get(site, {})
+    if "privacy" not in said:
+        return said
+    spent = max((epsilon for at, epsilon in one.spent.get(site, {}).items() if at <= number), default=0.0)
+    return {**said, "privacy": {**said["privacy"], "epsilon_spent": spent}}
+
+
+def say_privacy(said: Mapping[str, Any]) -> str:
+    """What a site had spent for each of its patients, in words; "" where it trained without differential privacy."""
+    told = said.get("privacy")
+    if told is None:
+        return ""
+    return f"epsilon {told['epsilon_spent']:.2f} of {told['epsilon']:.2f} planned (delta {told['delta']:.1e})"
 
 
 def tell_lineage(steps: list[dict[str, Any]]) -> Iterable[str]:
@@ -146,7 +170,8 @@ def tell_lineage(steps: list[dict[str, Any]]) -> Iterable[str]:
             versions = ", ".join(f"{name} {number}" for name, number in sorted(said.get("versions", {}).items()))
             hand = ", approved by hand" if said.get("approved_by_hand") else ""
             joined = f"joined with {cases.get('train', '?')} training cases{hand}"
-            yield f"  {site}: {joined}; {versions or 'no versions told'}"
+            spent = f"; {words} for each {said['privacy']['unit']}" if (words := say_privacy(said)) else ""
+            yield f"  {site}: {joined}{spent}; {versions or 'no versions told'}"
         for number, round_ in step["made_in"].items():
             took = ", ".join(f"{site} ({cases})" for site, cases in round_.get("contributors", {}).items())
             yield f"  round {number}: {took}"

@@ -167,7 +167,9 @@ _LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
     d.RoundClosed: _tell_round_closed,
     d.RoundCompleted: _tell_round_completed,
     d.RoundVoided: _tell_round_voided,
-    d.ShareUnopened: lambda x: f"{x.holder} cannot open what {x.dealer} sealed for it (the fault of {x.fault})",
+    d.ShareUnopened: lambda x: (
+        f"{x.holder} cannot open what {x.dealer} sealed for it{' (its fault)' if x.fault == 'dealer' else ''}"
+    ),
     d.ShareWrong: lambda x: f"the share of {x.dealer} that {x.holder} revealed does not fit",
     d.Completed: lambda x: f"complete: the {x.label} model, of {x.rounds} rounds",
     d.Failed: _tell_with_reason,

@@ -45,6 +45,7 @@ PARTS: dict[str, CommandPart] = {
         "deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."
     ),
     "predict": CommandPart("deploy.predict.cli", "Use a trained model: masks, probabilities or numbers of images."),
+    "privacy": CommandPart("deploy.privacy.cli", "Privacy put to the test: the noise that a file claims, an update."),
     "audit": CommandPart("deploy.cli.audit", "Replay, verify and export the event log."),
     "site": CommandPart(
         "deploy.site.cli", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."

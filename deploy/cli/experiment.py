@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,7 @@ def check(
     Example: konsil experiment check glioma.toml
     """
     from deploy.cli import requests
-    from deploy.cli.foresight import foresee_plan
+    from deploy.cli.foresight import foresee_masks, foresee_plan
     from deploy.cli.spending import foresee_privacy
     from deploy.estimate import estimate, measure_apart
     from deploy.session import profile as profiles
@@ -92,6 +93,7 @@ def check(
     if json_:
         result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
         result |= {"id_free": free}
+        result |= {} if (bounds := foresee_masks(experiment)) is None else {"masks": asdict(bounds)}
         result |= {"plan": foresee_plan(experiment)} if plan else {}
         result |= {} if spent is None else {"privacy": spent.as_plain()}
         result |= {

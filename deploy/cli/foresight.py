@@ -1,9 +1,33 @@
-"""What is known beforehand of an experiment that configures itself: `konsil experiment check --plan`."""
+"""What is known beforehand of an experiment that configures itself (`konsil experiment check --plan`), and of what its
+secure rounds bear."""
 
 from __future__ import annotations
 
 from coordinator.core.planning.planner import DEFAULT_MIB, is_ct
 from messages.experiment import Experiment
+from messages.ground.units import count_noun
+from messages.secure.rules import RoundBounds, bound_round
+
+
+def foresee_masks(experiment: Experiment) -> RoundBounds | None:
+    """What a secure round bears where all its sites announce keys; None: its rounds are not secure."""
+    if experiment.privacy.secure_aggregation != "masks":
+        return None
+    return bound_round(len(experiment.sites), experiment.privacy.threshold, experiment.least_sites)
+
+
+def describe_masks(bounds: RoundBounds) -> list[str]:
+    """The same in lines."""
+    lost = (
+        f"{count_noun(bounds.losses, 'site')} of {bounds.sites} may be lost once shares are dealt"
+        if bounds.losses
+        else f"no loss is borne once shares are dealt: all {bounds.sites} sites have to stay, or the round is void"
+    )
+    if bounds.colluding:
+        pooled = f"{count_noun(bounds.colluding, 'site')} and the coordinator may pool what they know, and learn"
+        return [f"{lost}; {bounds.threshold} have to reveal", f"{pooled} no single update"]
+    alone = "the coordinator alone learns no single update; with all that one site knows it may"
+    return [f"{lost}; {bounds.threshold} have to reveal", alone]
 
 
 def foresee_plan(experiment: Experiment) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.cli.foresight import describe_masks, foresee_masks
 from deploy.cli.spending import Foreseen
 from deploy.console import print_table, say_line
 from deploy.estimate import Estimate
@@ -116,6 +117,9 @@ def print_check(
     """
     say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
     say_line(f"  read out  {say_digest(experiment.digest())}")
+    bounds = foresee_masks(experiment)
+    for number, line in enumerate(() if bounds is None else describe_masks(bounds)):
+        say_line(f"  {'' if number else 'masks':<9} {line}")
     if free is False:
         say_line(f"  id        taken: {ADVICE[Reason.ID_TAKEN]}")
     for number, line in enumerate(plan):

@@ -35,6 +35,7 @@ def app(
     codec: Annotated[
         str, typer.Option("--codec", help="How tensors travel: float32, bfloat16 or bfloat16-difference.")
     ] = "float32",
+    secure: Annotated[str | None, typer.Option("--secure", help="Nobody sees a single site's update: masks.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where report, model and log go; default demo-out/DATE-TIME.")
     ] = None,
@@ -53,6 +54,8 @@ def app(
 
     konsil demo --from-pacs
 
+    konsil demo --secure masks
+
     konsil demo --data Task04_Hippocampus --rounds 20 --baselines pooled,alone
     """
     from deploy.broker.node import find_epmd, find_server
@@ -65,6 +68,7 @@ def app(
         raise RequestError(f"--sites {sites} is not allowed", advice=f"Use 1 to {MOST_SITES}")
     if codec not in CODECS:
         raise RequestError(f"--codec {codec!r} does not exist", advice=f"Use {', '.join(CODECS)}")
+    _check_secure(secure, sites, codec)
     if from_pacs and data is not None:
         raise RequestError("--from-pacs and --data exclude each other", advice="--from-pacs brings phantoms of its own")
     find_server()  # says how to install it, before anything is written
@@ -88,7 +92,7 @@ def app(
         from_pacs=from_pacs,
         baselines=wanted,
         keep=keep,
-        overrides={"wire": {"codec": codec}},
+        overrides={"wire": {"codec": codec}, **({"privacy": {"secure_aggregation": secure}} if secure else {})},
     )
     from deploy import console
     from deploy.cli import live
@@ -104,6 +108,21 @@ def app(
     console.print_table(*outcomes.draw_table(outcome))
     for line in outcomes.closing_lines(outcome):
         console.say_line(line)
+
+
+def _check_secure(mode: str | None, sites: int, codec: str) -> None:
+    from messages.secure.section import CARRIED_OUT, LEAST_SECURE_SITES
+
+    if mode is None:
+        return
+    if mode not in CARRIED_OUT - {"dp"}:
+        raise RequestError(f"--secure {mode!r} does not exist", advice="Use masks")
+    if sites < LEAST_SECURE_SITES:
+        raise RequestError(
+            f"--secure {mode} needs {LEAST_SECURE_SITES} sites: a sum of fewer hides none", advice="Raise --sites"
+        )
+    if codec != "float32":
+        raise RequestError(f"--secure {mode} goes with --codec float32 only", advice="Leave --codec out")
 
 
 def _parse_baselines(text: str) -> tuple[str, ...]:

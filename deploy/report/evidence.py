@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from coordinator.record.lineage import say_privacy
 from deploy.report.html import NOTHING, format_count, make_definitions, make_table
 from deploy.report.page import frame_page
 from messages.ground.units import count_noun, human_moment
@@ -193,7 +194,7 @@ def _step_section(step: dict[str, Any]) -> str:
     if "missing" in step:
         pairs.append(("Not here", step["missing"]))
     sites = [_site_row(site, said) for site, said in step["sites"].items()]
-    sites += [[site, NOTHING, f"declined: {reason}", NOTHING] for site, reason in step["declined"].items()]
+    sites += [[site, NOTHING, f"declined: {reason}", NOTHING, NOTHING] for site, reason in step["declined"].items()]
     rounds = [
         [
             number,
@@ -206,7 +207,7 @@ def _step_section(step: dict[str, Any]) -> str:
     head = ["Round", "Sites (cases)", "Left out", "Model"]
     return (
         make_definitions(pairs)
-        + make_table("Sites", ["Site", "Training cases", "Let in", "Versions"], sites, words={2, 3})
+        + make_table("Sites", ["Site", "Training cases", "Let in", "Privacy spent", "Versions"], sites, words={2, 3, 4})
         + make_table("Rounds", head, rounds, words={1, 2, 3})
     )
 
@@ -214,4 +215,5 @@ def _step_section(step: dict[str, Any]) -> str:
 def _site_row(site: str, said: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in sorted(said.get("versions", {}).items()))
     hand = "by hand" if said.get("approved_by_hand") else "by its rules"
-    return [site, str(said.get("cases", {}).get("train", NOTHING)), hand, versions or NOTHING]
+    cases = str(said.get("cases", {}).get("train", NOTHING))
+    return [site, cases, hand, say_privacy(said) or NOTHING, versions or NOTHING]

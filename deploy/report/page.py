@@ -109,17 +109,19 @@ def render_report(
     return frame_page(title, _lead_section(story, baselines), sections)
 
 
-def frame_page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
+def frame_page(title: str, lead: str, sections: Sequence[tuple[str, str]], *, pictures: bool = False) -> str:
     """A whole page as text.
 
     Args:
         title, lead: text, escaped here.
         sections: heading and content as HTML; those without content are left out.
+        pictures: whether the page holds pictures, as data URIs.
     """
+    policy = f"{POLICY}; img-src data:" if pictures else POLICY
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="lead">{escape(lead)}</p><main>{body}</main></body></html>\n'

@@ -15,6 +15,7 @@ from messages.trust.keys import say_digest
 from site_agent.core.jobs import Job, Phase, experiment_of
 from site_agent.core.permissions import Floors, PolicyConfig
 from site_agent.core.policy import find_rule, find_statistics_floor
+from site_agent.desk.secure_words import say_secure
 
 NOT_STATED = "not stated"
 MOST_CHANGES = 200
@@ -65,6 +66,8 @@ class Asked:
         if one.privacy.dp is not None:
             yield "privacy", self.spends or say_noise(one.privacy.dp)
         yield "leaves here", say_what_leaves(self.policy.floors, one)
+        if (secure := say_secure(self.policy.floors, one)) is not None:
+            yield "secure", secure
         yield "rule", self._say_rule()
         yield "digest", job.digest
         yield "read out", say_digest(job.digest)
@@ -146,14 +149,19 @@ def say_what_leaves(floors: Floors, experiment: Experiment) -> str:
     codec = experiment.wire.codec
     if experiment.plan.kind == "statistics":
         return say_statistics(floors)
+    masked = experiment.privacy.secure_aggregation
     weights = f"after each round the trained weights ({codec})" if experiment.plan.trains else "no weights"
+    if masked and experiment.plan.trains:
+        weights = "after each round what training changed in the weights, under masks"
     scores = f"scores as sums over {floors.least_metric_cases} cases or more"
     if floors.share_case_metrics:
         scores = "scores, of single cases too"
     elif not floors.share_site_metrics:
         scores = "no scores"
     counts = "counts of cases" + (f" in steps of {floors.round_counts_to}" if floors.round_counts_to > 1 else "")
-    open_to = "; the coordinator sees this site's own update" if experiment.plan.trains else ""
+    if masked and floors.share_site_metrics:
+        scores = "loss and scores under masks"
+    open_to = "; the coordinator sees this site's own update" if experiment.plan.trains and not masked else ""
     first = f"{say_statistics(floors)}; then " if experiment.measures_first else ""
     return f"{first}{weights}; {scores}; {counts}{open_to}"
 

@@ -14,6 +14,7 @@ import typer
 
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from deploy.notify.cli import notify_site
+from deploy.privacy.site_cli import probe_membership
 from deploy.site import asking, orders, record, spending
 from deploy.site.options import DEFAULT, ConfigOption
 from deploy.site.stock import say_case, say_stock, stock_as_plain
@@ -301,4 +302,5 @@ for _command in (
 ):
     app.command()(_command)
 app.command("notify")(notify_site)
+spending.app.command("test")(probe_membership)
 app.add_typer(spending.app, name="privacy")

@@ -104,6 +104,8 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
             line += f", {progress['phase']} {progress['done']}/{progress['total']}"
         if one["resumed_at_step"] is not None:
             line += f", resumed at step {one['resumed_at_step']}"
+        if one["secure"] and one["phase"] != "ended":
+            line += f"; secure rounds by {one['secure']}"
         if one["reason"]:
             line += f" ({one['reason']}: {one['advice']})"
         say_line(line)

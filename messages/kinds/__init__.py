@@ -67,6 +67,7 @@ from messages.kinds.researcher import (
 )
 from messages.kinds.secure import (
     MOST_FIGURES_BYTES,
+    MOST_SAID_BYTES,
     MOST_TRIES,
     PooledFigures,
     RoundVoid,
@@ -116,6 +117,7 @@ __all__ = [
     "MOST_LOSS",
     "MOST_RECEIPTS",
     "MOST_REGISTER_BYTES",
+    "MOST_SAID_BYTES",
     "MOST_TRIES",
     "PHASES",
     "ROUTES",

@@ -142,12 +142,16 @@ class SecureReveal(Body):
 
 
 class SecureComplaint(Body):
-    """What `against` sealed for this site does not open, or holds no shares. `secret`: the one-time key of that
-    message, which shows whose fault it is (`messages.secure.dealing.judge_complaint`)."""
+    """What `against` sealed for this site does not open, or holds no shares.
+
+    `secret`: the one-time key of that message, which shows whose fault it is (`messages.secure.dealing`). Sites tell it
+    only of a message that its dealer is known to have signed (`prove_complaint`). `secure-mail` does not show that: a
+    coordinator that spoilt the mail would be told keys that open both shares of an honest dealer.
+    """
 
     tried: Try
     against: SiteName
-    secret: SecretBytes
+    secret: SecretBytes | None = None
 
 
 class RoundVoid(Body):

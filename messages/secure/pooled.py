@@ -28,6 +28,10 @@ CASES, LOSS = "cases", "loss"
 SPLITS = ("validation", "test")
 """What an evaluation scores."""
 _MOST_CASES = 2.0**24
+_BOUNDED = (_MOST_CASES, 25), (_MOST_CASES, 25)
+"""Largest sum and sum of squares of one site, each with its binary places: of a metric that is at most 1."""
+_UNBOUNDED = (2.0**31, 20), (2.0**41, 10)
+"""The same of one in millimetres, or of a task's own unit."""
 _COUNTED = ("n", "both_empty", "reference_empty", "false_positive", "failed", "withheld")
 
 
@@ -64,12 +68,11 @@ def list_scores(experiment: Experiment, prefix: str) -> tuple[Figure, ...]:
     """The figures of one split's scores of one model."""
     reader, found = experiment.task.reader, [Figure(f"{prefix} cases", _MOST_CASES)]
     for metric in reader.metrics:
-        # Of a bounded metric sums are told to 2^-25, of one in millimetres to 2^-11.
-        most, bits = (_MOST_CASES, 25) if METRICS[metric].most is not None else (2.0**38, 11)
+        sums, squares = _BOUNDED if METRICS[metric].most is not None else _UNBOUNDED
         for target in reader.targets:
             name = f"{prefix} {metric} {target}"
             found += [Figure(f"{name} {one}", _MOST_CASES) for one in _COUNTED]
-            found += [Figure(f"{name} sum", most, bits), Figure(f"{name} squares", most, bits)]
+            found += [Figure(f"{name} sum", *sums), Figure(f"{name} squares", *squares)]
     if experiment.task.reading != "plain" and experiment.task.truth == "table":
         for target in reader.targets:
             for side in ("positive", "negative"):

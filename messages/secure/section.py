@@ -138,8 +138,8 @@ def _find_unmaskable(experiment: Experiment) -> str | None:
     from messages.secure.rules import threshold_of
 
     plan, codec = experiment.plan, experiment.wire.codec
-    if plan.kind != "aggregation":
-        return f'masks go with plan.kind = "aggregation", whose model is made of all updates, not with "{plan.kind}"'
+    if plan.kind not in ("aggregation", "evaluation"):
+        return f'masks go with plan.kind = "aggregation" or "evaluation", where only sums count, not "{plan.kind}"'
     if plan.strategy.name not in MASKABLE_STRATEGIES:
         return f"{plan.strategy.name} needs more than the sum of the updates, which is all that there is under masks"
     if codec not in ("float32", "exact"):

@@ -10,10 +10,12 @@ from messages.reasons import ADVICE
 from messages.sections import OWN_TRAINER
 from messages.secure.section import CARRIED_OUT
 from messages.tasks.registry import TASKS
+from messages.trust.register import Register
 from nets.registry import known_nets
 from site_agent.config import SiteConfig
 from site_agent.core import policy
 from site_agent.core.permissions import Allow
+from site_agent.core.secure.peers import list_lapsed
 from site_agent.data.described import concepts_of
 from site_agent.desk.checks import Check, Grade
 
@@ -21,14 +23,22 @@ ANYBODY = "anybody"
 """Stands for a researcher where no rule names one."""
 
 
-def check_policy(config: SiteConfig, today: date, experiment: Experiment | None = None) -> Iterator[Check]:
+def check_policy(
+    config: SiteConfig,
+    today: date,
+    experiment: Experiment | None = None,
+    register: Register | None = None,
+    now: float = 0.0,
+) -> Iterator[Check]:
     """Whether the policy lets anything in; with an experiment, whether it lets that in.
 
     Args:
         today: the site's date.
+        register: of the kit; None: there is none. `now`: seconds since 1970, by which its keys are judged.
     """
     rules = config.policy
-    yield from _check_floors(config)
+    floors = [*_check_floors(config, register, now)]
+    yield from floors
     dead: list[str] = []
     for number, rule in enumerate(rules.allow, 1):
         for key, why, wholly in _list_misfits(rule, config, today):
@@ -46,7 +56,7 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
             "Add a rule that names what is allowed, such as researchers and datasets (docs/site.md)", 2,
         )  # fmt: skip
         return
-    if not any(check.grade is Grade.FAIL for check in _check_floors(config)):
+    if not any(check.grade is Grade.FAIL for check in floors):
         by_hand = "; each experiment waits for `konsil site resume --approve ID`" if rules.approval == "hand" else ""
         count = "allows all" if rules.default == "allow" else f"{len(rules.allow) - len(lost)} rules can let some in"
         yield Check("policy", Grade.OK, f"{count}{by_hand}")
@@ -54,8 +64,8 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
         yield _judge_experiment(config, today, experiment)
 
 
-def _check_floors(config: SiteConfig) -> Iterator[Check]:
-    """Floors that this version cannot keep: every experiment would be below them."""
+def _check_floors(config: SiteConfig, register: Register | None, now: float) -> Iterator[Check]:
+    """Floors that this version cannot keep: every experiment would be below them; and peers whose keys have changed."""
     floors = config.policy.floors
     modes = floors.secure_modes
     for key, asked in (("secure_aggregation", bool(modes) and not CARRIED_OUT & set(modes)),):
@@ -65,6 +75,9 @@ def _check_floors(config: SiteConfig) -> Iterator[Check]:
     if modes and config.trust is None:
         what = "policy.floors.secure_aggregation needs keys, and [trust] is missing: every experiment is declined"
         yield Check("policy", Grade.FAIL, what, "Ask the consortium's operator for this site's key (docs/site.md)", 2)
+    if floors.peers is not None and register is not None:
+        for line in list_lapsed(register, floors.peers, now):
+            yield Check("policy", Grade.WARN, line, "Ask that site for its new fingerprint, and compare it by phone", 2)
 
 
 def _list_misfits(rule: Allow, config: SiteConfig, today: date) -> Iterator[tuple[str, str, bool]]:

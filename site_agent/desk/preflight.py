@@ -5,6 +5,7 @@ Works while the agent itself runs: its inbox is not touched then. Torch is asked
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
 from messages.kinds import Echo, EchoReply
 from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox_of
+from messages.trust.register import Register
 from messages.trust.settings import load_trust, make_verifier
 from site_agent.config import SiteConfig
 from site_agent.data.inventory import take_stock
@@ -28,8 +30,10 @@ from site_agent.desk.allowances import check_policy
 from site_agent.desk.checks import Check, Grade, failed_check
 from site_agent.desk.machine import check_gpus, check_machine
 from site_agent.desk.programs import check_programs
+from site_agent.desk.purse import check_budgets
 from site_agent.desk.read_file import outdated_words
 from site_agent.dicom.config import DicomDataset
+from site_agent.disk.spool import read_kept
 from site_agent.wire.connection import Connect, connect_rabbitmq
 
 CLOCK_WARNING = 5.0
@@ -56,7 +60,8 @@ def run_checks(
     """
     yield from check_machine(config)
     yield from _check_agent(config.site.state, file)
-    yield from check_policy(config, clock.local().date(), experiment)
+    yield from check_policy(config, clock.local().date(), experiment, _find_register(config), clock.wall())
+    yield from check_budgets(config)
     yield from _check_broker(config, connect, clock)
     yield from _check_datasets(config)
     yield check_gpus(config)
@@ -136,6 +141,21 @@ def _own_inbox(config: SiteConfig, bus: Bus) -> Check:
     except KonsilError as error:
         return failed_check("inbox", error)
     return Check("inbox", Grade.OK, "readable, and nobody else holds it")
+
+
+def _find_register(config: SiteConfig) -> Register | None:
+    """The newest register that this site knows; None: it goes by none, or one that another check finds fault with."""
+    site = config.site
+    if config.trust is None:
+        return None
+    with contextlib.suppress(KonsilError):
+        trust = load_trust(config.trust, site.consortium, site.name)
+        verifier = make_verifier(site.consortium, trust)
+        with contextlib.suppress(KonsilError):
+            if (kept := read_kept(site.state, "register")) is not None:
+                verifier.go_on_from(kept)
+        return verifier.register
+    return None
 
 
 def _check_echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:

@@ -13,7 +13,9 @@ from messages.kinds import Progress
 from messages.reasons import advise_on
 from site_agent.core.agenda import list_waiting, waits_for_hours
 from site_agent.core.jobs import Agenda, Job, Phase
+from site_agent.core.permissions import Floors
 from site_agent.desk.read_file import ReadFile
+from site_agent.desk.secure_words import say_secure_job
 from site_agent.training.protocol import CheckpointEvent
 
 _NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
@@ -102,13 +104,14 @@ def status_of(
     unboxed: Sequence[str] = (),
     term_jumps: Sequence[Sequence[int]] = (),
     privacy: Sequence[str] = (),
+    floors: Floors = Floors(),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log.
-    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before.
-    `privacy`: what the ledgers with a budget have left, a line each."""
+    `floors`: the policy's, for what secure rounds mean here. `privacy`: what ledgers with a budget have left, as lines.
+    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -127,6 +130,7 @@ def status_of(
                 "cases": job.counts.model_dump(mode="json") if job.counts else None,
                 "progress": shown.model_dump(mode="json", exclude_none=True) if shown else None,
                 "resumed_at_step": resumed_at(job, resumed.get(name)),
+                "secure": say_secure_job(floors, job),
                 "trainer_pid": pids.get(name),
             }
         )

@@ -3,7 +3,7 @@ the context, the consents. Nothing here is believed of the coordinator that a pe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from messages.secure.site_rules import Consent
 from messages.trust.verifier import Verifier
 from site_agent.core.jobs import Job, event_of, experiment_of
 from site_agent.core.secure.heard import start_of
+from site_agent.core.secure.peers import list_lapsed
 
 log = structlog.get_logger()
 Asked = TypeVar("Asked", bound=Body)
@@ -85,6 +86,11 @@ class Believing:
         )
         return Believed(exchange, verified)
 
+    def tell_lapsed(self, pinned: Collection[str]) -> str:
+        """Words on pinned peers whose keys count no more, for the log; empty where there are none."""
+        register = self._verifier.register
+        return "" if register is None else "; ".join(list_lapsed(register, pinned, self._clock.wall()))
+
     def read_context(self, job: Job, exchange: Exchange) -> Context:
         """What masks are derived under; NotDone where a weight is of no site of the roster."""
         part = job.secure
@@ -130,11 +136,10 @@ def name_models(start: Event) -> str:
 
 
 def find_own_weight(job: Job, context: Context, site: str) -> int:
-    """What the site's difference may be multiplied by, from what it announced itself: a cap makes it less, nothing
-    makes it more. Scores are multiplied by nothing."""
+    """What the site's difference is multiplied by, from what it announced itself. Whether a cap may have made it less
+    says `messages.secure.site_rules.judge_masking`, which sees all weights. Scores are multiplied by nothing."""
     plan, counts = experiment_of(job).plan, job.counts
     assert counts is not None  # noqa: S101 (for mypy: who takes part has joined)
     if job.start is not None and isinstance(event_of(job.start).body, kinds.EvaluationStart):
         return context.weight_of.get(site, 1)
-    own = 1 if plan.weight_by == "equal" else max(1, counts.train)
-    return min(own, context.weight_of.get(site, own))
+    return 1 if plan.weight_by == "equal" else max(1, counts.train)

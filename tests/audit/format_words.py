@@ -16,6 +16,7 @@ from coordinator_kit import CONSORTIUM
 from format_files import EVERY_KEY, MINIMAL
 from pydantic import BaseModel
 from secure_bodies import BODIES as SECURE_BODIES
+from secure_bodies import START as SECURE_START
 
 from messages import chain, codec, experiment, kinds
 from messages.envelope import Author
@@ -64,7 +65,14 @@ FULL_PLATFORM = kinds.Platform(
     device_type="cuda", threads=16, versions={"torch": "2.13.0+cu130", "python": "3.11.2"}, deterministic=True
 )
 FULL_PRIVACY = kinds.PrivacyPlan(
-    patients=40, sample_rate=0.2, noise_multiplier=1.5, clip_norm=0.5, steps=500, epsilon=7.5, delta=1e-5
+    unit="patient",
+    patients=24,
+    sample_rate=0.1,
+    noise_multiplier=1.5,
+    clip_norm=0.5,
+    steps=400,
+    epsilon=6.25,
+    delta=1e-5,
 )
 LITTLE_CANDIDATE = kinds.Candidate(label="final", transfer=LITTLE_TRANSFER, model_digest=DIGEST)
 FULL_CANDIDATE = kinds.Candidate(label="selected", transfer=FULL_TRANSFER, model_digest=DIGEST)
@@ -216,7 +224,7 @@ def full_bodies() -> dict[str, Body]:
             seconds=12.75,
             validation=FULL_SCORES,
             platform=FULL_PLATFORM,
-            epsilon=0.75,
+            epsilon=1.5,
         ),
         "round-failed": kinds.RoundFailed(reason=Reason.TRAINER_STUCK),
         "evaluated": kinds.Evaluated(scores={"final": scored, "selected": scored}),
@@ -236,6 +244,7 @@ def full_bodies() -> dict[str, Body]:
             seq=41,
             digest=DIGEST,
             parts={"exp-1": kinds.PartHeard(round=2, opening=2, attempt=3, reported=True)},
+            private=["exp-1"],
         ),
         "log-head": kinds.LogHead(
             note=b"konsil/demo\n96\n",
@@ -255,6 +264,7 @@ def full_bodies() -> dict[str, Body]:
         ),
         "experiment-checked": kinds.ExperimentChecked(experiment=FULL_FILE, researcher="dr-a", nonce=NONCE),
         "round-start": kinds.RoundStart(
+            secure=SECURE_START,
             transfer=FULL_TRANSFER,
             model_digest=DIGEST,
             sites=["site-a", "site-b", "site-c"],
@@ -264,6 +274,7 @@ def full_bodies() -> dict[str, Body]:
             going_on={"site-b": 1_000_000},
         ),
         "round-complete": kinds.RoundComplete(
+            pooled=kinds.PooledFigures(cases=9, loss=0.5),
             contributors={"site-a": 10, "site-b": 2**53},
             left_out={"site-c": Reason.STRAGGLER},
             model_digest=DIGEST,
@@ -272,6 +283,7 @@ def full_bodies() -> dict[str, Body]:
             staleness={"site-b": 2**53},
         ),
         "evaluation-start": kinds.EvaluationStart(
+            secure=SECURE_START,
             models=[LITTLE_CANDIDATE, FULL_CANDIDATE],
             sites=["site-a"],
             evaluate_within=7200.0,

@@ -1,7 +1,8 @@
-"""The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null | --from-pacs]`.
+"""The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null | --secure | --from-pacs]`.
 
 Same code as `konsil demo`; only the images are tiny and the rounds few. --null: one site, no training,
-slow rounds. --from-pacs: the same images out of a PACS a site, and everything that the run wrote is kept.
+slow rounds. --secure: secure rounds of three sites without training. --from-pacs: the same images out of a PACS a
+site, and everything that the run wrote is kept.
 """
 
 from __future__ import annotations
@@ -27,20 +28,24 @@ CASES = 5
 which a demo must get over."""
 SHAPE, SPACING_MM = (24, 24, 18), (7.0, 7.5, 7.0)
 NULL = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--seconds", "3")
+QUICK = (*NULL[:-1], "0")
 
 
-def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
+MASKS = {**TINY, "privacy": {"secure_aggregation": "masks"}}
+
+
+def main(out: Path, *, null: bool = False, secure: bool = False, from_pacs: bool = False) -> int:
     options = Options(
         prepare_layout(out),
         sites=1 if null else 3,
         rounds=50 if null else 2,
         cases=CASES,
         size=PhantomShape(SHAPE, SPACING_MM),
-        overrides=TINY,
-        baselines=() if null else ("pooled",) if from_pacs else ("pooled", "alone"),
+        overrides=MASKS if secure else TINY,
+        baselines=() if null or secure else ("pooled",) if from_pacs else ("pooled", "alone"),
         from_pacs=from_pacs,
         keep=from_pacs,
-        trainer=NULL if null else None,
+        trainer=NULL if null else QUICK if secure else None,
     )
     try:
         with ending_on_sigterm():
@@ -55,4 +60,11 @@ def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), null="--null" in sys.argv, from_pacs="--from-pacs" in sys.argv))
+    sys.exit(
+        main(
+            Path(sys.argv[1]),
+            null="--null" in sys.argv,
+            secure="--secure" in sys.argv,
+            from_pacs="--from-pacs" in sys.argv,
+        )
+    )

@@ -14,7 +14,7 @@ import e2e_tiny_demo
 import psutil
 import pytest
 from brokers import PATIENCE, eventually, need_broker
-from e2e_finished import Finished
+from e2e_finished import Finished, finish
 
 from coordinator import config as coordinator_config
 from deploy.session import profile as profiles
@@ -104,6 +104,18 @@ def test_images_and_the_brokers_data_are_gone_and_configuration_and_logs_stay(fi
     assert not (finished.out / "run" / "broker").exists()
     assert (finished.out / "run" / "site-a.toml").exists()
     assert (finished.out / "run" / "logs" / "coordinator.log").exists()
+
+
+def test_secure_rounds_come_through_a_real_broker_and_replay(tmp_path: Path) -> None:
+    need_broker()
+    made = finish(tmp_path / "out", "--secure")
+    out, result = made.out, made.result
+    assert (result["rounds"], len(result["sites"])) == (2, 3)
+    assert result["dice"]["federated"]["n"] == 12, "the pooled scores of all sites"
+    assert result["dice"]["federated"]["sites"] == {}
+    replayed = konsil("audit", "replay", result["experiment"], "--journal", out / "run" / "coordinator")
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert "2 rounds (2 recomputed)" in replayed.stdout
 
 
 @dataclass

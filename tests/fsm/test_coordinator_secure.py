@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from secure_run import NAMES, SecureRun, carry_out, mean_of, restore_plainly
+from secure_run import MODEL, NAMES, SecureRun, carry_out, mean_of, restore_plainly
 
 from coordinator.core import announce, effects
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.state import Phase, Timer
+from coordinator.core.records import ModelOrigin
+from coordinator.core.state import SCORING, Phase, Timer
 from messages import kinds
 from messages.kinds import SecureReveal
 from messages.reasons import Reason
+from nets.digest import arrays_digest
 
 Make = Callable[..., SecureRun]
 
@@ -204,11 +206,11 @@ def test_a_complaint_excludes_nobody_and_too_few_readable_shares_void_the_round(
         run.tell(site, said)
     decided = run.tell("site-b", run.sites["site-b"].complain("site-a"))
     assert d.ShareUnopened(dealer="site-a", holder="site-b", fault="either") in decided
-    assert d.ShareUnopened(dealer="site-c", holder="site-d", fault="holder") in run.tell(
-        "site-d", run.sites["site-d"].complain("site-c")
-    ), "what opens is the holder's fault"
+    assert reasons_of(run.tell("site-d", run.sites["site-d"].complain("site-c"))) == [Reason.MALFORMED], "it does open"
     assert sorted(run.round.parts) == sorted(run.names)
-    decided = run.tell("site-c", run.sites["site-c"].complain("site-a"), attempt="site-a")
+    unproven = run.sites["site-c"].complain("site-a").model_copy(update={"secret": None})
+    decided = run.tell("site-c", unproven, attempt="site-a")
+    assert d.ShareUnopened(dealer="site-a", holder="site-c", fault="either") in decided
     assert [one.reason for one in decided if isinstance(one, d.RoundVoided)] == [Reason.BAD_SHARE]
 
 
@@ -241,7 +243,12 @@ def _shout(run: SecureRun, opened: kinds.SecureMasking, model: object) -> tuple[
 def test_training_that_fails_before_masking_leaves_the_site_out_of_the_roster_or_the_masks(make: Make) -> None:
     run = make(least=3)
     run.until("shares")
-    run.tell("site-a", kinds.RoundFailed(reason=Reason.CUDA_OOM))
+    said = run.sites["site-a"].answer(announce.round_opened(run.now).body, 1)
+    assert said is not None
+    run.tell("site-a", said)
+    assert d.SiteFailed(site="site-a", reason=Reason.CUDA_OOM) in run.tell(
+        "site-a", kinds.RoundFailed(reason=Reason.CUDA_OOM)
+    ), "what it has said so far is not its part"
     run.step("site-a")
     assert (run.round.step, sorted(run.round.parts)) == ("masked", ["site-b", "site-c", "site-d"])
     assert run.round.left_out == {"site-a": Reason.CUDA_OOM}
@@ -273,3 +280,62 @@ def test_an_evaluation_without_a_sum_ends_the_experiment_without_scores(make: Ma
     assert run.now.phase is Phase.COMPLETE
     assert run.now.outcome is not None
     assert (run.now.outcome.label, run.now.outcome.test) == ("final", None)
+
+
+@pytest.mark.parametrize("step", ["keys", "shares", "masked", "consent", "reveal"])
+def test_an_excluded_site_takes_part_no_more_and_the_others_masks_still_come_off(make: Make, step: str) -> None:
+    run = make(*NAMES, least=4)
+    run.until(step)
+    run.wire(kinds.ExperimentExclude(site="site-a", reason=Reason.WRONG_LABELS))
+    assert "site-a" not in run.round.parts
+    while run.now.phase is Phase.RUNNING:
+        run.step()
+    run.aggregate()
+    (made,) = [one for one in run.decided if isinstance(one, d.RoundCompleted)]
+    assert ("site-a" in made.contributors) == (step in ("consent", "reveal")), "a sum that was agreed on stands"
+    for name, expected in restore_plainly(run, made.contributors).items():
+        np.testing.assert_array_equal(run.model(2)[name], expected)
+
+
+def test_a_server_optimiser_is_given_the_mean_as_if_it_were_one_update(make: Make) -> None:
+    run = make(plan={"strategy": {"name": "FedAvgM", "momentum": 0.5}})
+    run.whole_round()
+    first = run.model(2)
+    for name, expected in mean_of(run, 1, run.names).items():
+        np.testing.assert_allclose(first[name], expected, rtol=0, atol=1e-5)
+    made = run.whole_round()
+    assert isinstance(made, i.Aggregated)
+    assert made.memory is not None
+    name = "conv.bias"
+    moved = mean_of(run, 2, run.names)[name] - run.model(2)[name] + 0.5 * (run.model(2)[name] - run.model(1)[name])
+    np.testing.assert_allclose(run.model(3)[name], run.model(2)[name] + moved, rtol=0, atol=1e-5)
+
+
+def test_a_bound_on_updates_holds_at_sites_and_for_their_sum(make: Make) -> None:
+    run = make(privacy={"update_norm_max": 0.5})
+    run.whole_round()
+    moved = sum(float(np.sum((run.model(2)[name] - run.model(1)[name]) ** 2)) for name in run.model(1))
+    assert 0 < moved <= 0.25
+
+
+def test_keys_too_long_to_be_shown_to_others_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    said = run.sites["site-a"].answer(announce.round_opened(run.now).body, 1)
+    assert said is not None
+    monkeypatch.setattr("coordinator.core.steps.secure.MOST_SAID_BYTES", 100)
+    assert reasons_of(run.tell("site-a", said)) == [Reason.TOO_LARGE]
+
+
+def test_an_evaluation_alone_is_one_secure_round(make: Make) -> None:
+    digest = arrays_digest(MODEL)
+    run = make(
+        find=lambda experiment, researcher: ModelOrigin(digest=digest),
+        plan={"kind": "evaluation"},
+        net={"name": "UNet", "channels": [4, 8], "strides": [2], "from": f"sha256:{digest}"},
+        rounds={"count": 0},
+    )
+    assert [run.step() for _ in range(5)] == list(SCORING)
+    assert run.now.phase is Phase.COMPLETE
+    assert run.now.outcome is not None
+    assert run.now.outcome.test is not None
+    assert run.now.outcome.test.cases == 4

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 from coordinator_kit import plain
+from secure_consortium import run_secure, secure_file
 from signed_consortium import finish, ring_of, run_signed, sections, start, uplink_of
 from virtual_consortium import VirtualConsortium
 
+from coordinator.record.journal import Journal
+from coordinator.record.lineage import read_made, tell_lineage, trace_model
 from messages import kinds
 from site_agent.core.budget import Account
+from site_agent.privacy.accountant import find_epsilon
 
 DP: dict[str, Any] = {"noise_multiplier": 1.5, "clip_norm": 0.5, "sample_rate": 0.25}
 BUDGET: dict[str, Any] = {"ledger": "rosebud", "epsilon_lifetime": 97.25}
@@ -74,10 +78,27 @@ def test_what_a_ledger_holds_over_all_experiments_never_leaves_the_site(tmp_path
 
     run_signed(tmp_path, work, sections(ring_of(tmp_path)), seconds=takes, budget=BUDGET)
     assert 0 < seen[0].spent == seen[0].bound < seen[1].spent
+    _hold_lineage(tmp_path)
     assert [(one.experiment, one.charged, one.is_open) for one in seen[1].holdings] == [
         ("exp-1", 8, False),
         ("exp-2", 4, False),
     ]
+
+
+def _hold_lineage(folder: Path) -> None:
+    """What led to a model names what each site had spent when it was made, from its events alone."""
+    journal = Journal(folder / "coordinator")
+    try:
+        made = read_made(journal.entries())
+    finally:
+        journal.close()
+    for number in (1, 2):
+        digest = next(one for one, at in made["exp-1"].digests.items() if at == number)
+        (step,) = trace_model(digest, made)
+        told = step["sites"]["site-a"]["privacy"]
+        assert told["epsilon_spent"] == pytest.approx(find_epsilon(1.5, 0.25, 4 * number, 1e-5))
+        assert told["epsilon"] == pytest.approx(find_epsilon(1.5, 0.25, 8, 1e-5))
+        assert any(f"epsilon {told['epsilon_spent']:.2f} of" in line for line in tell_lineage([step]))
 
 
 @pytest.mark.parametrize("copied", ["joined", "nothing"])
@@ -110,3 +131,20 @@ def test_a_ledger_out_of_a_backup_is_charged_again_or_closed(tmp_path: Path, cop
         assert (holding.charged, found["account"].closed) == (12, False)  # all three rounds: it cannot know better
     else:
         assert found["account"].closed
+
+
+def test_a_masked_update_is_charged_as_it_leaves_and_tells_epsilon_in_the_open(tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+
+    def work(consortium: VirtualConsortium) -> None:
+        file = secure_file(privacy={"secure_aggregation": "masks", "dp": DP})
+        consortium.say("experiment-start", kinds.ExperimentStart(experiment=file))
+        finish(consortium)
+        found["account"] = account(consortium)
+        found["told"] = [one.body for one in uplink_of(consortium) if isinstance(one.body, kinds.WeightsReady)]
+
+    run_secure(tmp_path, work, budget=BUDGET)
+    ((holding),) = found["account"].holdings
+    assert (holding.charged, holding.is_open) == (8, False)
+    assert {one.epsilon for one in found["told"]} == {find_epsilon(1.5, 0.25, steps, 1e-5) for steps in (4, 8)}
+    assert all(one.loss is None for one in found["told"])

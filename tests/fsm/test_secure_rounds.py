@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from coordinator_kit import plain
-from secure_consortium import MODEL, digests_of, run_secure, start_secure
+from secure_consortium import MODEL, add_up, count_training, digests_of, run_secure, start_secure
 from signed_consortium import THREE
 from virtual_consortium import CASES, VirtualConsortium
 
@@ -16,8 +14,7 @@ from messages.bus.base import Body, Confirm
 from messages.bus.memory import MemoryBus
 from messages.envelope import decode_event
 from messages.experiment import Experiment
-from messages.secure.context import Exchange, make_context
-from messages.secure.encoding import find_arrival, find_share, quantise_tensor, restore_tensor
+from messages.secure.encoding import quantise_tensor
 from nets.digest import arrays_digest
 from site_agent.training.null import round_addend
 
@@ -46,31 +43,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> VirtualConsortium:
     return run_secure(tmp_path_factory.mktemp("calm"), work, join=TappedBus)
 
 
-def add_up(model: dict[str, Any], number: int, contributors: tuple[str, ...] = THREE) -> dict[str, Any]:
-    """The plain fixed-point sum of what the null trainer makes of a model, added to it.
-
-    Args:
-        contributors: whose updates are in the sum; all three have masked.
-    """
-    joined = {site: _training_cases(CASES[site]) for site in THREE}
-    context = make_context(Exchange("", "", number, 1, 3, ()), joined)
-    made: dict[str, Any] = {}
-    for name, array in model.items():
-        parts: dict[str, Any] = {}
-        for site in contributors:
-            trained = array + round_addend(Experiment.model_validate(plain()).seed, site, number).astype(array.dtype)
-            words = np.empty(array.size, dtype=np.uint32)
-            quantise_tensor(trained, array, share=find_share(context, site), shrink=1.0, out=words)
-            parts[site] = words
-        made[name] = np.empty_like(array)
-        restore_tensor(sum(parts.values()), array, find_arrival(context, contributors), made[name])
-    return made
-
-
-def _training_cases(cases: int) -> int:
-    return cases - max(1, cases // 10) - max(1, cases // 5)
-
-
 def test_the_model_of_two_secure_rounds_is_the_plain_fixed_point_sum_in_every_bit(calm: VirtualConsortium) -> None:
     first = add_up(MODEL, 1)
     assert digests_of(calm) == [arrays_digest(first), arrays_digest(add_up(first, 2))]
@@ -84,8 +56,8 @@ def test_no_update_loss_or_score_of_a_single_site_leaves_it_in_a_secure_round(ca
         trained = {name: array + round_addend(seed, site, 1) for name, array in MODEL.items()}
         telling = [array.tobytes()[:64] for array in trained.values()]
         words = np.empty(MODEL["conv.weight"].size, dtype=np.uint32)
-        total = sum(map(_training_cases, (CASES[one] for one in THREE)))
-        share = _training_cases(CASES[site]) / total
+        total = sum(map(count_training, (CASES[one] for one in THREE)))
+        share = count_training(CASES[site]) / total
         quantise_tensor(trained["conv.weight"], MODEL["conv.weight"], share=share, shrink=1.0, out=words)
         telling.append(words.tobytes()[:64])
         for key, body in LEFT[site]:

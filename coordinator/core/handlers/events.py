@@ -21,6 +21,7 @@ from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, super
 from messages import codec, kinds
 from messages.abilities import WORDS_4, WORDS_6, WORDS_7, read_abilities
 from messages.reasons import Reason
+from messages.secure.said import name_signer
 
 # researchers
 
@@ -212,6 +213,8 @@ def take_joined(state: ExperimentState, given: i.Received) -> Answer:
         return Reason.UNKNOWN_FIELD  # it could not read what it is asked, nor what the experiment goes on with
     if state.is_masked and WORDS_7 not in can:
         return Reason.UNKNOWN_FIELD
+    if state.is_masked and name_signer(given.event) is None:
+        return Reason.SIGNATURE_MISSING  # its peers could not tell its word from the coordinator's
     plan = state.experiment.plan
     if (not plan.shares_model and WORDS_4 not in can) or (plan.keeps_work and WORDS_6 not in can):
         return Reason.UNKNOWN_FIELD  # its round-start would name what an older site cannot read
@@ -291,7 +294,7 @@ def _is_only_prepared(state: ExperimentState) -> bool:
 
 @handles(i.Received)
 def take_complaint(state: ExperimentState, given: i.Received) -> Answer:
-    """secure-complaint, when what a peer sealed for a site does not open (issue 16, item 5).
+    """secure-complaint, when what a peer sealed for a site does not open (protocol rule 5).
 
     Records `ShareUnopened` with what the one-time key shows, and `RoundVoided` where too few are left who could help to
     rebuild a secret of the round.

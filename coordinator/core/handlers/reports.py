@@ -18,6 +18,7 @@ from coordinator.core.steps.base import Answer, supersede_attempt
 from messages.reasons import Reason
 
 _SETTLED = (Standing.JOINED, Standing.EXCLUDED)
+_OF_A_SUM = ("aggregated", "aggregation-failed", "sum-refused")
 TRANSFERS = 3
 """How often a transfer whose bytes do not match its digest is asked for before it is refused."""
 
@@ -156,7 +157,7 @@ def handling_failed(state: ExperimentState, given: i.HandlingFailed) -> Answer:
         return (d.Failed(time=given.time, reason=Reason.INITIALISATION_FAILED),)
     closed = state.round is not None and state.round.closed_at is not None and state.round.number == given.round
     again = given.kind == "handling-failed" and state.logic >= 3
-    if given.kind == "timer-fired" or again or (given.kind in ("aggregated", "aggregation-failed") and closed):
+    if given.kind == "timer-fired" or again or (given.kind in _OF_A_SUM and closed):
         return (*receipts_left(state), d.Failed(time=given.time, reason=reason))
     return ()
 

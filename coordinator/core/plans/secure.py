@@ -15,6 +15,7 @@ from dataclasses import replace
 from coordinator.core import quorum
 from coordinator.core.plans.aggregation import Aggregation
 from coordinator.core.plans.base import Opening
+from coordinator.core.plans.evaluation import EvaluationOnly
 from coordinator.core.secure.facts import least_of, rebuild_from, threshold_in
 from coordinator.core.secure.scoring import open_scores
 from coordinator.core.secure.weights import weigh_sites
@@ -28,6 +29,7 @@ from coordinator.core.state import (
     SECURE,
     SHARES,
     ExperimentState,
+    Member,
     Round,
     role_of,
 )
@@ -60,7 +62,9 @@ class SecureAggregation(Aggregation):
         return Opening(later[0], sites, round_.evaluate, tried=round_.tried, weighed=weighed)
 
     def weigh(self, state: ExperimentState, round_: Round) -> dict[str, int]:
-        """The weights of those who have shared."""
+        """The weights of those who have shared; scores are added up as they are."""
+        if round_.is_scoring:
+            return dict.fromkeys(round_.reported, 1)
         plan = state.experiment.plan
         caps = [one for one in (plan.weight_cap, state.bounds.weight_cap) if one is not None]
         return weigh_sites(
@@ -101,3 +105,10 @@ class SecureAggregation(Aggregation):
         if round_ is None or round_.step != SCORING[-1] or not self.is_enough(state, round_):
             return None
         return open_scores(state, round_).get((label, split))
+
+
+class SecureEvaluation(SecureAggregation):
+    """Nothing is trained: the model that the file names is scored in one secure round."""
+
+    def count_cases(self, member: Member) -> int:
+        return EvaluationOnly().count_cases(member)

@@ -11,7 +11,7 @@ from coordinator.core.plans.asynchronous import Asynchronous
 from coordinator.core.plans.base import Plan
 from coordinator.core.plans.ensemble import Ensemble
 from coordinator.core.plans.evaluation import EvaluationOnly
-from coordinator.core.plans.secure import SecureAggregation
+from coordinator.core.plans.secure import SecureAggregation, SecureEvaluation
 from coordinator.core.plans.sequential import Sequential
 from coordinator.core.plans.statistics import StatisticsOnly
 from coordinator.core.state import ExperimentState
@@ -26,7 +26,9 @@ ROWS: dict[str, Plan] = {
     "statistics": StatisticsOnly(),
 }
 PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
-MASKED_PLANS: Mapping[str, Plan] = MappingProxyType({"aggregation": SecureAggregation()})
+MASKED_PLANS: Mapping[str, Plan] = MappingProxyType(
+    {"aggregation": SecureAggregation(), "evaluation": SecureEvaluation()}
+)
 """The same where nobody is to see a single update."""
 
 

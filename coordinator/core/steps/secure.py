@@ -38,6 +38,7 @@ from coordinator.core.steps import scores, updates
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, left_behind
 from messages import kinds
 from messages.experiment import Experiment
+from messages.kinds import MOST_SAID_BYTES
 from messages.reasons import Reason
 from messages.secure.dealing import judge_complaint
 from messages.secure.keys import is_usable_point
@@ -82,6 +83,8 @@ def take_keys(state: ExperimentState, round_: Round, given: i.Received) -> Answe
     body, signer = body_of(given, kinds.SecureKeys), name_signer(given.event)
     if signer is None:
         return Reason.SIGNATURE_MISSING
+    if len(given.raw) > MOST_SAID_BYTES:
+        return Reason.TOO_LARGE
     if body.tried != round_.tried:
         return Reason.OLDER_ATTEMPT
     known = {
@@ -143,6 +146,8 @@ def take_consent(state: ExperimentState, round_: Round, given: i.Received) -> An
         return Reason.OLDER_ATTEMPT
     if name_signer(given.event) != context.exchange.members[site].signer:
         return Reason.SIGNATURE_MISSING
+    if len(given.raw) > MOST_SAID_BYTES:
+        return Reason.TOO_LARGE
     expected = (context.digest.hex(), context.close_over(arrived_in(round_)).hex())
     if (body.context, body.closing) != expected:
         return _refuse(given, Reason.OTHER_CONTEXT)
@@ -199,7 +204,7 @@ def void_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
 def _give_up(state: ExperimentState, round_: Round, reason: Reason, now: float) -> Decided:
     """No sum comes of it: the round is void. After the last round the model is made, and stays unscored."""
     if round_.is_scoring:
-        return scores.finish_experiment(state, round_, now)
+        return scores.end_overdue(state, round_, now)
     return void_round(state, round_, reason, now)
 
 
@@ -223,10 +228,13 @@ def take_complaint(state: ExperimentState, round_: Round, given: i.Received) -> 
     if (body.against, holder) in round_.unopened:
         return ()
     sealed = dealt.answer["shares"][holder]
-    fault = judge_complaint(exchange_of(state, round_), body.against, holder, sealed, body.secret)
+    exchange = exchange_of(state, round_)
+    fault = "either" if body.secret is None else judge_complaint(exchange, body.against, holder, sealed, body.secret)
+    if fault == "holder":
+        return Reason.MALFORMED  # what it says does not open, does: it could have read its shares
     noted = d.ShareUnopened(dealer=body.against, holder=holder, fault=fault)
     after = replace(round_, unopened=round_.unopened | {(body.against, holder)})
-    if fault != "holder" and count_holders(after, body.against) < threshold_in(state, round_):
+    if count_holders(after, body.against) < threshold_in(state, round_):
         return (noted, *_give_up(state, round_, Reason.BAD_SHARE, given.time))
     return (noted,)
 

@@ -16,6 +16,7 @@ from messages.reasons import Reason
 from messages.scores import ScoreSums, SplitScores
 from site_agent.core import policy
 from site_agent.core.permissions import Floors, PolicyConfig
+from site_agent.desk.secure_words import say_secure
 
 TODAY = date(2026, 5, 1)
 DATASETS = {"glioma": {"NCR", "ED", "ET"}}
@@ -133,6 +134,23 @@ def test_a_secure_sum_has_to_hide_the_site_as_its_floors_ask(
 ) -> None:
     found = verdict({"allow": [ALLOW], "floors": floors}, **changes)
     assert found is (None if allowed else Reason.PRIVACY_BELOW_FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("floors", "sites", "words"),
+    [
+        ({}, 3, "sums over 3 sites or more, and of this site's own update, loss and scores nothing unless 2 other"),
+        ({"secure_colluding": 0, "secure_least_sites": 2}, 4, "unless 2 other sites help it"),
+        ({"peers": PINNED[:2]}, 3, "2 pinned peers count, all others as helpers"),
+        ({"secure_least_sites": 3}, 3, "policy.floors lets this site into no such sum"),
+    ],
+)
+def test_a_secure_round_is_told_in_words(floors: dict[str, Any], sites: int, words: str) -> None:
+    named = [f"site-{letter}" for letter in "abcdef"[:sites]]
+    told = say_secure(Floors.model_validate(floors), experiment(**{**MASKS, "sites": named}))
+    assert told is not None
+    assert words in told
+    assert say_secure(Floors(), experiment()) is None
 
 
 def test_an_empty_list_of_modes_is_a_mistake_in_one_line() -> None:

@@ -16,6 +16,7 @@ from messages.reasons import Reason
 from messages.secure import section
 from site_agent.core.budget import measure_epsilon
 from site_agent.core.inputs import Heard, UpdateLost
+from site_agent.desk.purse import check_budgets
 from site_agent.disk.privacy_ledger import read_accounts
 
 
@@ -220,3 +221,17 @@ def test_the_ledger_is_read_while_its_agent_runs_and_refused_where_there_is_none
     assert (account.ledger, account.bound, free.ledger) == ("patients", cost(5 * A_ROUND), "free")
     with pytest.raises(RequestError, match="no agent has worked here"):
         read_accounts(tmp_path / "nowhere", ["glioma"], {})
+
+
+def test_the_preflight_tells_what_is_left_and_warns_of_a_site_that_notices_no_backup(site: Site) -> None:
+    def look() -> list[tuple[str, str]]:
+        return [(one.grade.value, one.what) for one in check_budgets(site.config)]
+
+    (warned, (grade, left)) = look()
+    assert warned[0] == "warn"
+    assert "does not notice a state folder out of a backup" in warned[1]
+    assert (grade, left.startswith("patients: epsilon 0.00 of ")) == ("ok", True)
+    with site.spool.transaction():
+        site.budgets.take_restored(None, 1.0)
+    assert look()[1][0] == "fail"
+    assert "CLOSED" in look()[1][1]
