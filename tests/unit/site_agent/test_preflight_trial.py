@@ -140,7 +140,10 @@ POLICIES = {
     ),
     "unknown net": ('[[policy.allow]]\nnets = ["Unett"]\n', "every experiment is declined"),
     "floor": (ALLOWS + "[policy.floors]\nsecure_aggregation = true\n", "every experiment is declined"),
-    "noise": (ALLOWS + "[policy.floors]\nnoise_multiplier_min = 0.5\n", "every experiment is declined"),
+    "a mode that is not there": (
+        ALLOWS + '[policy.floors]\nsecure_aggregation = ["bfv"]\n',
+        "every experiment is declined",
+    ),
 }
 
 
