@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from coordinator.record.heads import HEAD, PublishedHead, mark_of, read_published, read_witnessed
-from messages import codec
+from messages import chain, codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import MalformedMessage
 from messages.kinds import HeadWitnessed
@@ -117,3 +118,25 @@ def list_records(found: JournalEvidence, origin: str) -> Iterator[LogRecord]:
                 register = read_register_of(item) or register
             time = item.time
             yield LogRecord(type_, place, gap, item)
+
+
+def write_evidence(out: Path, entries: Iterable[Entry], experiment: str) -> tuple[int, int, Entry | None]:
+    """Write one experiment's log to a file, with the heads that prove it where the journal has such.
+
+    Args:
+        entries: the journal's, in their order.
+
+    Returns:
+        How many entries it has, the size of its newest head (0: none), and its last entry (None: nothing was written).
+
+    Raises:
+        LogBroken: an entry was changed or is missing.
+    """
+    found = gather_evidence(entries, experiment)
+    if not found.entries:
+        return 0, 0, None
+    own, newest = list(chain.verify(found.entries)), max(found.heads, default=0)
+    if not found.proves:
+        return chain.write_export(out, own), 0, own[-1]
+    origin = found.heads[newest].note.split(b"\n", 1)[0].decode()
+    return exports.write_records(out, list_records(found, origin), newest), newest, own[-1]

@@ -268,20 +268,14 @@ def export(
 
     Example: konsil audit export glioma-unet3d-01 --out log.konsil
     """
-    from coordinator.record.evidence import gather_evidence, list_records
+    from coordinator.record.evidence import write_evidence
 
     with show_working("reading the log"):
         source = read_source(None, profile, from_broker, journal, None)
-        found = gather_evidence(source.entries, checked_id(identity))
-    if not found.entries:
+        count, newest, last = write_evidence(out, source.entries, checked_id(identity))
+    if last is None:
         raise RequestError(f"no experiment {identity!r} in this log", where=source.where)
-    entries, newest = list(chain.verify(found.entries)), max(found.heads, default=0)
-    if found.proves:
-        origin = found.heads[newest].note.split(b"\n", 1)[0].decode()
-        count = exports.write_records(out, list_records(found, origin), newest)
-    else:
-        newest, count = 0, chain.write_export(out, entries)
-    head = entries[-1].hash.hex()
+    head = last.hash.hex()
     if json_:
         emit_json(
             {

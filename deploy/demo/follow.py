@@ -26,8 +26,8 @@ def follow_experiment(
     view: View,
     check: Callable[[ExperimentStory], None],
     look_every: float = LOOK_EVERY,
-) -> tuple[ExperimentStory, list[Entry]]:
-    """Start the experiment and show it until it is over; returns its story and its event log.
+) -> ExperimentStory:
+    """Start the experiment and show it until it is over and its log has come whole; returns its story.
 
     Args:
         check: called often with the story so far; raises where what must run has ended.
@@ -39,7 +39,6 @@ def follow_experiment(
     """
     clock = session.clock
     follower = Follower(session, experiment.id, clock.wall)
-    entries: list[Entry] = []
     follower.listen_from_start()
     session.publish_event("experiment-start", kinds.ExperimentStart(experiment=experiment.as_plain()), experiment.id)
     published = clock.monotonic()
@@ -49,7 +48,6 @@ def follow_experiment(
         while over is None or not log_ended:
             heard = follower.hear_next(look_every)
             if heard is not None and heard.entry is not None and heard.entry.experiment == experiment.id:
-                entries.append(heard.entry)
                 log_ended = log_ended or _ends_experiment(heard.entry)
             story = follower.story
             if story.over and over is None:
@@ -62,7 +60,7 @@ def follow_experiment(
             view.show_story(story, clock.wall(), follower.coordinator_at)
     finally:
         view.close_view(follower.story)
-    return follower.story, entries
+    return follower.story
 
 
 def _ends_experiment(entry: Entry) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator.record.evidence import write_evidence
+from coordinator.record.journal_file import open_readonly
 from deploy.broker.node import PrivateNode
 from deploy.cli.live import View
 from deploy.demo import consortium as consortia
@@ -27,7 +29,6 @@ from deploy.session import model_file
 from deploy.session import profile as profiles
 from deploy.session.connection import BrokerSession, LineState, connect_rabbit
 from deploy.story.story import ExperimentStory
-from messages import chain
 from messages.experiment import Experiment
 from messages.ground import settings
 from messages.ground.errors import WorkFailed
@@ -88,7 +89,7 @@ def run_demo(options: Options, view: View, say: Say) -> Outcome:
             await_images(writers, origin, say)
         say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
         with _open_session(profile) as session:
-            story, entries = follow_experiment(session, experiment, view, lambda _story: _check_services(services))
+            story = follow_experiment(session, experiment, view, lambda _story: _check_services(services))
         _refuse_failure(story, services)
         # The model is fetched while the baselines train: the broker has nothing else to do.
         digest = _Fetch(profile, experiment.id, layout.model)
@@ -98,7 +99,7 @@ def run_demo(options: Options, view: View, say: Say) -> Outcome:
         comparison = compare_baselines(children, consortium, experiment, story, options.baselines, say)
         model_digest = digest.await_digest()
         log = layout.exported_log(experiment.id)
-        chain.write_export(log, entries)
+        write_evidence(log, open_readonly(layout.coordinator), experiment.id)
     from deploy import report
 
     say("drawing the report")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from coordinator.record.evidence import write_evidence
+from coordinator.record.journal_file import open_readonly
 from coordinator.work.given_models import FOLDER, GivenModels
 from deploy.cli.live import View
 from deploy.demo import toml
@@ -26,8 +28,6 @@ from deploy.simulate.logbook import keep_log
 from deploy.simulate.tempo import Tempo
 from deploy.simulate.wishes import Faults
 from deploy.story.story import ExperimentStory
-from messages import chain
-from messages.chain import Entry
 from messages.experiment import Experiment
 from messages.ground.durable import replace_file, without_syncing
 from messages.ground.errors import ConfigError, KonsilError, WorkFailed
@@ -82,10 +82,10 @@ def run_simulation(order: RunOrder, origin: Origin, crew: Crew, view: View, say:
     clock = VirtualClock()
     simulated = _Simulation(order, sources, clock, crew, view)
     with keep_log(layout.log_of("services"), clock), without_syncing():
-        story, entries, digest = _run_apart(lambda: clock.run(simulated.play), crew.close)
+        story, digest = _run_apart(lambda: clock.run(simulated.play), crew.close)
     say("drawing the report")
     log = layout.exported_log(experiment.id)
-    chain.write_export(log, entries)
+    write_evidence(log, open_readonly(layout.coordinator), experiment.id)
     from deploy import report
 
     report.write_report(story, layout.report, log=log, images=origin.tell_origins())
@@ -128,15 +128,15 @@ class _Simulation:
         self._broken: KonsilError | None = None
         self._opened = self._complete = 0
 
-    def play(self) -> tuple[ExperimentStory, list[Entry], str]:
-        """All of it: story, event log, the model's digest ("": no model)."""
+    def play(self) -> tuple[ExperimentStory, str]:
+        """All of it: story, the model's digest ("": no model)."""
         try:
             return self._play_out()
         except BaseException:
             self._crew.close()  # or whoever unwinds would wait for what the workers still train
             raise
 
-    def _play_out(self) -> tuple[ExperimentStory, list[Entry], str]:
+    def _play_out(self) -> tuple[ExperimentStory, str]:
         order, faults = self._order, self._order.faults
         experiment = order.experiment
         self._consortium = SimulatedConsortium(
@@ -154,13 +154,13 @@ class _Simulation:
             if site not in faults.late:
                 self._consortium.start_site(site)
         with self._consortium.open_session() as session:
-            story, entries = follow_experiment(session, experiment, self._view, self._look, LOOK_EVERY)
+            story = follow_experiment(session, experiment, self._view, self._look, LOOK_EVERY)
         digest = ""
         if story.phase == "complete" and story.model_digest is not None:
             with self._consortium.open_session() as session:
                 digest = model_file.fetch_model(session, experiment.id, order.layout.model, lambda _text: None)
         self._consortium.close()
-        return story, entries, digest
+        return story, digest
 
     def _note_broken(self, error: KonsilError) -> None:
         self._broken = self._broken or error
