@@ -187,6 +187,7 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _find_brats(config: DatasetConfig) -> Layout:
     roles, found, stray = FileRoles(config.names), [], []
+    below: list[str] = []
     for entry in list_entries(config.path):
         if not is_folder(entry):
             if nifti_stem(entry.name) is not None:
@@ -204,10 +205,18 @@ def _find_brats(config: DatasetConfig) -> Layout:
         for file in files:
             if (stem := nifti_stem(file.name)) is not None and not is_folder(file):
                 lying.add_file(roles.find_role(stem), Path(file.path))
+        if lying.chosen:
+            below += [f"{entry.name}/{one.name}" for one in files if is_folder(one) and _name_stray(Path(one.path), 0)]
         if lying.chosen or lying.unrecognised:  # a folder of something else is no case
             label = lying.chosen.pop(LABEL, None)
             found.append(Candidate(entry.name, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
-    return Layout(tuple(found), dict(config.labels), stray=tuple(stray), unused=roles.unused)
+    remarks = () if not below else (_say_below(below),)
+    return Layout(tuple(found), dict(config.labels), stray=tuple(stray), unused=roles.unused, remarks=remarks)
+
+
+def _say_below(folders: Sequence[str]) -> str:
+    shown = ", ".join(folders[:5]) + (" …" if len(folders) > 5 else "")
+    return f"NIfTI files in folders within a case's are not looked at (another rater's labels?): {shown}"
 
 
 def _find_pairs(config: DatasetConfig) -> Layout:

@@ -90,6 +90,8 @@ def remark_on_content(
             cases = len({case for group in groups for case in group})
             shown = "; ".join(_list_some(group) for group in groups[:SHOWN])
             yield f"{cases} cases of several patients have the same {what} ({shown}){more}"
+    if twice := sorted(case for case, content in contents.items() if len(set(content.images)) < len(content.images)):
+        yield f"{_count(twice, 'case')} with one image under several channels: {_list_some(twice)}"
     if contents:
         concepts = sorted(set(labels.values()))
         there = {concepts[value - 1] for content in contents.values() for value in content.values}

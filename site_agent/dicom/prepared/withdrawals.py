@@ -113,12 +113,16 @@ class Withdrawals:
         consent = compare_list(self._list, subjects, shows_names=False)
         if consent is None:
             return None
+        named = {study: one for study, one in index.all_names().items() if study in studies}
         known = [
-            (one.names | {self._names.pseudonym_of_patient(studies[study].patient.partition(ISSUER)[0])}, one.marks)
-            for study, one in index.all_names().items()
-            if study in studies
+            (
+                one.names | {study, self._names.pseudonym_of_patient(studies[study].patient.partition(ISSUER)[0])},
+                one.marks,
+            )
+            for study, one in named.items()
         ]
-        told = self._judge_keyed(known, unknown=False, nobody=consent.nobody)
+        wild = any(len(one.names) > 2 for one in named.values())  # more than an identifier, with and without its issuer
+        told = self._judge_keyed(known, unknown=False, wild=wild, nobody=consent.nobody)
         if notes:
             self._note_consent(told, index)
         return told
@@ -136,7 +140,10 @@ class Withdrawals:
             return None
         marks: dict[str, list[str]] = json.loads(index.noted_value(_PATIENTS) or "{}")
         verdicts, named = index.all_verdicts(), index.all_names()
-        known = [({one}, frozenset(marks.get(one, ()))) for one in patients]
+        studies: dict[str, set[str]] = {one: set() for one in patients}
+        for study, verdict in verdicts.items():
+            studies.setdefault(verdict.patient, set()).add(study)
+        known = [({one} | studies[one], frozenset(marks.get(one, ()))) for one in patients]
         for study, verdict in verdicts.items():
             names = {verdict.patient, study}
             if verdict.patient not in patients:
@@ -145,24 +152,25 @@ class Withdrawals:
                 known.append((names | named[study].names, named[study].marks))
             else:
                 known.append((names, frozenset()))
-        return self._judge_keyed(known, unknown=not marks.keys() >= set(patients))
+        return self._judge_keyed(known, unknown=not marks.keys() >= set(patients), wild=True)
 
     def _judge_keyed(
         self,
         known: Sequence[tuple[Collection[str], Collection[str]]],
         *,
         unknown: bool,
+        wild: bool,
         nobody: Collection[int] | None = None,
     ) -> Consent:
         """Compare the list by keyed digests.
 
         Args:
             known: of each patient or study the pseudonyms, and the marks of its names.
-            unknown: whether there is somebody whose marks are not known. nobody: lines that no name of the source fits;
+            unknown: whether there is somebody whose marks are not known. wild: whether there are names that no wildcard
+                was compared with. nobody: lines that no name of the source fits;
                 None where it was not asked.
         """
         there: set[str] = set().union(*(names for names, _ in known))
-        strange = unknown or any(len(names) > 2 for names, _ in known)
         matched, left, doubts = 0, [], []
         for entry in self._list.entries:
             own = self._own_pseudonyms(entry)
@@ -174,7 +182,7 @@ class Withdrawals:
                 continue
             meant = set().union(*map(list_own_meanings, names_of(entry))) if fits else list_meanings(entry.name)
             digests = self._key_marks(meant)
-            unclear = not fits and (unknown or (strange and read_pattern(entry.name) is not None))
+            unclear = not fits and (unknown or (wild and read_pattern(entry.name) is not None))
             if unclear or any(own.isdisjoint(names) and not digests.isdisjoint(marks) for names, marks in known):
                 doubts.append(entry.line)
         if doubts:

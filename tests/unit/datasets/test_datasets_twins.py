@@ -12,7 +12,8 @@ import pytest
 
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.remarks import remark_on_names
+from site_agent.datasets.layouts import find_cases
+from site_agent.datasets.remarks import remark_on_content, remark_on_names
 from site_agent.datasets.source import Case, Survey, survey_cases
 from site_agent.datasets.splits import split_cases, split_of
 from site_agent.datasets.twins import Content, digest_content, find_kin, find_other_names
@@ -163,3 +164,17 @@ def test_a_withdrawn_case_that_cannot_be_read_stops_nothing(tmp_path: Path) -> N
     (tmp_path / "p1" / "x-t1c.nii.gz").write_bytes(b"damaged")
     (tmp_path / "w").write_text("p1\n")
     assert survey(tmp_path, withdrawn=tmp_path / "w").left_out == {Reason.WITHDRAWN: 1}
+
+
+def test_one_image_under_two_channels_is_told() -> None:
+    contents = {"P1": Content(("a", "a"), "l"), "P2": Content(("b", "c"), "l")}
+    (line,) = remark_on_content(contents, lambda case: "P", {})
+    assert line == "1 case with one image under several channels: P1"
+
+
+def test_labels_in_a_folder_within_a_cases_folder_are_told(tmp_path: Path) -> None:
+    (tmp_path / "P1" / "rater2").mkdir(parents=True)
+    for name in ("P1/x-t1c.nii.gz", "P1/x-seg.nii.gz", "P1/rater2/x-seg.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    layout = find_cases(DatasetConfig.model_validate({"source": "brats", "path": tmp_path, "labels": {1: "ET"}}))
+    assert layout.remarks[0].endswith("(another rater's labels?): P1/rater2")
