@@ -25,6 +25,7 @@ from messages.trust.keys import SigningKey, derive_key
 from messages.trust.signatures import KEY
 from site_agent.disk.spool import Spool
 from site_agent.loop import orientation
+from site_agent.loop.budgets import Budgets
 from site_agent.wire.outbox import Outbox
 
 KEYS = [derive_key(bytes([n]) * 32) for n in (1, 2)]
@@ -127,7 +128,7 @@ def test_whatever_place_is_decoded_can_be_told(places: list[tuple[int, int, Sign
         kept |= told.note_event(event)
         for one in (told, LastWord(kept.get)):
             heard = Author(CONSORTIUM, "coordinator").write_event(
-                "last-heard", one.tell("site-a", {}), time=0.0, to="site-a"
+                "last-heard", one.tell("site-a", {}, reads_private=True), time=0.0, to="site-a"
             )
             assert envelope.decode_event(heard.raw).body == heard.body
 
@@ -157,7 +158,7 @@ def test_a_periodic_part_that_fails_costs_neither_the_others_nor_the_coordinator
 def test_what_is_kept_back_for_a_site_that_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orientation, "MOST_KEPT_BACK", 1000)
     spool, acked, handled = Spool(tmp_path), list[int](), list[int]()
-    waits = orientation.Orientation(spool, cast(Outbox, None), "site-a", SystemClock(), signs=True)
+    waits = orientation.Orientation(spool, cast(Outbox, None), "site-a", SystemClock(), cast(Budgets, None), signs=True)
     event = Author(CONSORTIUM, "coordinator").write_event("experiment-resumed", kinds.ExperimentResumed(), time=0.0)
     for n in range(20):
         queue, offset = ("downlink", n) if n % 2 else ("inbox.site-a", None)

@@ -256,8 +256,8 @@ MUTATIONS = (
     Mutation(
         "a mark that does not come back is not published again",
         "coordinator/loop/shell.py",
-        "            self.publish_mark()  # confirmed, and never stored: no timer would ever fire again\n",
-        "            pass\n",
+        "> MARK_AGAIN:\n            self.publish_mark()\n",
+        "> MARK_AGAIN:\n            pass\n",
     ),
 )
 
