@@ -146,6 +146,8 @@ def _find_unmaskable(experiment: Experiment) -> str | None:
         return f'masked updates are whole numbers of 32 bits: leave wire.codec = "{codec}" out'
     if experiment.training.trainer is not None:
         return "what a site's own trainer makes is not masked: leave training.trainer out"
+    if experiment.measures_first:
+        return 'net.name = "auto" begins with what each site tells of its data by itself, which no mask covers'
     threshold, least = threshold_of(len(experiment.sites), experiment.privacy.threshold), experiment.least_sites
     if threshold > least:
         return (

@@ -294,7 +294,7 @@ def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
         elif job.phase is not Phase.ENDED:
             decisions.append(Recover(experiment))
             if allowed or verdict is None:
-                decisions += _take_again(agenda, job)
+                decisions += _take_again(agenda, after.jobs[experiment])
     return tuple(decisions)
 
 

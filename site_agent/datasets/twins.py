@@ -113,29 +113,30 @@ def find_kin(contents: Mapping[str, Content], patient_of: Callable[[str], str]) 
 def find_other_names(lost: Collection[str], held: Mapping[str, Collection[str]]) -> set[str]:
     """Patients who hold one of the lost images, and those who share an image with them: names of one person.
 
-    None where everybody holds one (`find_everybodys`).
+    An image that everybody holds (an atlas, a phantom, a test's) tells nobody apart, and is not asked.
 
     Args:
         held: patient → digests of all images.
     """
-    if find_everybodys(lost, held):
-        return set()
+    common = _find_common(held)
     found: set[str] = set()
-    gone = set(lost)
+    gone = set(lost) - common
     while more := {one for one, images in held.items() if one not in found and not gone.isdisjoint(images)}:
         found |= more
-        gone.update(*(held[one] for one in more))
+        gone.update(*(set(held[one]) - common for one in more))
     return found
 
 
 def find_everybodys(lost: Collection[str], held: Mapping[str, Collection[str]]) -> set[str]:
-    """All patients who hold images, where each of them holds one of the lost; else none.
+    """Patients who hold one of the lost images, and are told apart by none: everybody holds it."""
+    if _find_common(held).isdisjoint(lost):
+        return set()
+    return {one for one, images in held.items() if images} - find_other_names(lost, held)
 
-    An image that everybody has (a phantom, a test's) tells nobody apart.
-    """
-    gone = set(lost)
-    holders = {one for one, images in held.items() if images}
-    return holders if holders and all(not gone.isdisjoint(held[one]) for one in holders) else set()
+
+def _find_common(held: Mapping[str, Collection[str]]) -> set[str]:
+    holders = [set(images) for images in held.values() if images]
+    return set.intersection(*holders) if holders else set()
 
 
 def share_images(contents: Mapping[str, Content], patient_of: Callable[[str], str]) -> list[tuple[str, ...]]:

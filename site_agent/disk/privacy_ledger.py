@@ -66,11 +66,11 @@ class PrivacyLedger:
                 (experiment, round_number, content, steps, now),
             )
 
-    def has_charged(self, experiment: str, round_number: int, content: str) -> bool:
-        """Whether this content of a round has been charged: the same bytes once more tell nothing new."""
+    def has_charged(self, experiment: str, round_number: int, content: str | None = None) -> bool:
+        """Whether this content of a round has been charged: the same bytes once more tell nothing new. None: any."""
         with self._guard:
             found = self._db.execute(
-                "SELECT 1 FROM privacy_spent WHERE experiment = ? AND round = ? AND content = ?",
+                "SELECT 1 FROM privacy_spent WHERE experiment = ? AND round = ? AND content = ifnull(?, content)",
                 (experiment, round_number, content),
             ).fetchone()
         return found is not None

@@ -72,11 +72,13 @@ class SecureRows:
                 (experiment, round_number, kept.sealed, kept.record),
             )
 
-    def note_record(self, experiment: str, round_number: int, record: bytes) -> bool:
-        """Keep what is done next; False where the round is over, and its row gone. WorkFailed on a full disk."""
+    def note_record(self, experiment: str, round_number: int, before: bytes, record: bytes) -> bool:
+        """Keep what is done next; False where the round is over and its row gone, or something else was done since what
+        was done `before` was read. WorkFailed on a full disk."""
         with self._transaction():
             done = self._db.execute(
-                "UPDATE secure SET record = ? WHERE experiment = ? AND round = ?", (record, experiment, round_number)
+                "UPDATE secure SET record = ? WHERE experiment = ? AND round = ? AND record IN (?, ?)",
+                (record, experiment, round_number, before, record),
             )
             return done.rowcount > 0
 

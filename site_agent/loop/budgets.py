@@ -78,7 +78,15 @@ class Budgets:
     def _judge_update(self, job: Job, update: Sealed, steps: int) -> Reason | None:
         if self._ledger.has_charged(job.experiment, job.round, update.seal):
             return None
-        return self.open_account(experiment_of(job).data.dataset).judge_charge(job.experiment, steps)
+        experiment = experiment_of(job)
+        if job.round > experiment.rounds.count or self._ledger.has_charged(job.experiment, job.round):
+            # Beyond what was priced. Other bytes for a round come of the same draws, so they do not compose with the
+            # first ones as independent steps do.
+            log.warning(
+                "an update that the price does not cover stays here", experiment=job.experiment, round=job.round
+            )
+            return Reason.PRIVACY_BUDGET_SPENT
+        return self.open_account(experiment.data.dataset).judge_charge(job.experiment, steps)
 
     def enter_decisions(self, agenda: Agenda, given: AnyInput, decided: Iterable[Decision], now: float) -> None:
         """Reserve, charge and free what was decided on an input.

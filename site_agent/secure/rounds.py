@@ -181,6 +181,8 @@ class SecureWork:
         if 2 * masked.nbytes > self._room():
             return NoSpace(job.experiment)
         try:
+            if not record.context:
+                words.unlink(missing_ok=True)  # of another context, perhaps: its share is not known to be this one's
             if not words.exists():
                 if record.context:
                     raise NotDone(Reason.SECRETS_LOST, "the difference that was to be masked is gone")
@@ -196,9 +198,9 @@ class SecureWork:
                     norm_max=experiment.privacy.update_norm_max,
                     figures=figures,
                 )
-            noted = site_rules.note_masking(record, context)
-            if not self._spool.secure.note_record(job.experiment, job.round, pack_record(noted)):
-                raise NotDone(Reason.ABSENT, "the round is over")
+            before, noted = pack_record(record), pack_record(site_rules.note_masking(record, context))
+            if not self._spool.secure.note_record(job.experiment, job.round, before, noted):
+                raise NotDone(Reason.ABSENT, "the round is over, or masked under another context")
             write_masked(update, words, lay_out_words(masked), masks_of_site(secrets, context, self._site))
             seal = self._sealer.seal_file(update, masked)
         except OutOfRange as error:

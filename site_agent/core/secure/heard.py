@@ -80,7 +80,7 @@ def hear_again(agenda: Agenda, job: Job, event: Event, sites: tuple[str, ...]) -
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
     if agenda.site not in sites:
         return (Drop(job.experiment), PassBy(job.experiment, event.round, opening))
-    if not _names_same_models(event, event_of(part.start)):
+    if not _names_same_models(event, event_of(part.start)) or judge_start(job, event) is not None:
         return (GiveUp(job.experiment, event.round, opening, Reason.BAD_ROSTER),)
     return (TryAgain(job.experiment, opening, event.raw),)
 
@@ -103,6 +103,8 @@ def hear_step(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     if _tried(event) != part.tried:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    if (event.kind == ROSTER and part.roster) or (event.kind == MASKING and part.masking):
+        return (Ignore(job.experiment, Reason.DUPLICATE),)  # a try has one roster, and is masked under one context
     unseen = event.kind == UNMASKING and part.closing is None  # its consent may be late, and is not waited for
     if unseen or not set(_FOLLOWS[event.kind]) & set(part.answered):
         goes_on = event.kind in (ROSTER, MASKING)  # without what it has not said, it is in neither

@@ -16,7 +16,7 @@ from site_agent.datasets.layouts import find_cases
 from site_agent.datasets.remarks import remark_on_content, remark_on_names
 from site_agent.datasets.source import Case, Survey, survey_cases
 from site_agent.datasets.splits import split_cases, split_of
-from site_agent.datasets.twins import Content, digest_content, find_kin, find_other_names
+from site_agent.datasets.twins import Content, digest_content, find_everybodys, find_kin, find_other_names
 from site_agent.datasets.vault import CASES, Vault
 
 SHAPE, SECRET, THIRDS = (6, 5, 4), b"k" * 16, {"train": 0.34, "validation": 0.33, "test": 0.33}
@@ -178,3 +178,12 @@ def test_labels_in_a_folder_within_a_cases_folder_are_told(tmp_path: Path) -> No
         (tmp_path / name).write_bytes(b"")
     layout = find_cases(DatasetConfig.model_validate({"source": "brats", "path": tmp_path, "labels": {1: "ET"}}))
     assert layout.remarks[0].endswith("(another rater's labels?): P1/rater2")
+
+
+def test_an_image_that_everybody_holds_hides_no_other_name_of_the_withdrawn() -> None:
+    """An atlas among the channels: who holds the withdrawn's own image too is the same person all the same."""
+    lost = {"atlas", "own"}
+    held = {"b": {"atlas", "own"}, "c": {"atlas", "other"}, "d": {"atlas", "another"}}
+    assert find_other_names(lost, held) == {"b"}
+    assert find_everybodys(lost, held) == {"c", "d"}
+    assert find_everybodys({"own"}, held) == set()

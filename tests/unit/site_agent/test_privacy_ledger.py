@@ -79,15 +79,27 @@ def test_a_restart_after_the_charge_charges_nothing_twice(site: Site) -> None:
         assert (site.phase(), charged(site)) == ("sending", A_ROUND)
 
 
-def test_the_same_bytes_again_are_charged_once_and_others_again(site: Site) -> None:
+def test_the_same_bytes_again_are_charged_once_and_others_do_not_leave(site: Site) -> None:
+    """Other bytes for a round come of the same draws: two of them tell more than two steps do."""
     site.take(accepted())
     site.take(prepared())
     site.train(1)
-    for attempt, seal, steps in ((2, "a", A_ROUND), (3, "b", 2 * A_ROUND)):
+    for attempt, seal, phase in ((2, "a", "sending"), (3, "b", "idle")):
         site.take(UpdateLost("e", 1, attempt - 1))
         site.take(kit.model_ready(1))
         site.take(trained(1, attempt=attempt, seal=seal))
-        assert (site.phase(), charged(site)) == ("sending", steps)
+        assert (site.phase(), charged(site)) == (phase, A_ROUND)
+    assert site.steps.agenda.jobs["e"].reason is Reason.PRIVACY_BUDGET_SPENT
+
+
+def test_rounds_beyond_the_experiments_last_are_not_trained_for(site: Site) -> None:
+    site.take(accepted(rounds=2))
+    site.take(prepared(rounds=2))
+    for number in (1, 2):
+        site.train(number)
+        site.deliver(number)
+    site.train(3)
+    assert (site.phase(), charged(site)) == ("idle", 2 * A_ROUND)
 
 
 def test_an_update_beyond_the_budget_stays_and_the_round_is_given_up(site: Site) -> None:

@@ -54,8 +54,11 @@ def test_rows_go_up_to_a_round_and_a_record_is_noted_only_where_its_row_is(tmp_p
         spool.secure.keep_row("e", number, kept_by(spool))
     spool.secure.drop_rows("e", 1)
     assert spool.secure.read_row("e", 1) is None
-    assert not spool.secure.note_record("e", 1, b"record")
-    assert spool.secure.note_record("e", 2, b"record")
+    before = kept_by(spool).record
+    assert not spool.secure.note_record("e", 1, before, b"record")
+    assert spool.secure.note_record("e", 2, before, b"record")
+    assert spool.secure.note_record("e", 2, before, b"record"), "the same once more"
+    assert not spool.secure.note_record("e", 2, before, b"other"), "two threads cannot both be the first"
     found = spool.secure.read_row("e", 2)
     assert found is not None
     assert found.record == b"record"
