@@ -18,7 +18,8 @@ from benchmarks.headline.studies import STUDIES, Run
 from coordinator.core import inputs as i
 from coordinator.record.journal import STEP
 from coordinator.record.recovery import read_body
-from messages import chain, codec
+from messages import codec
+from messages.log.exports import read_entries
 from messages.outliers import UpdateCheck, check_updates
 
 
@@ -26,7 +27,7 @@ def read_checks(log: Path) -> list[tuple[int, str, UpdateCheck]]:
     """(round, site, how its update stands beside the others) of every update in an exported log."""
     norms: dict[int, dict[str, float]] = defaultdict(dict)
     cosines: dict[int, dict[str, float]] = {}
-    for entry in chain.read_export(log):
+    for entry in read_entries(log):
         if entry.type != STEP:
             continue
         given, _decided = read_body(codec.unpack(entry.body))

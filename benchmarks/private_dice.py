@@ -20,8 +20,9 @@ from coordinator.record.recovery import read_body
 from deploy.demo import experiments
 from deploy.demo.data import read_real
 from deploy.demo.toml import write_toml
-from messages import chain, codec
+from messages import codec
 from messages.kinds import WeightsReady
+from messages.log.exports import read_entries
 
 
 def describe_experiment(options: argparse.Namespace, *, private: bool) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def describe_experiment(options: argparse.Namespace, *, private: bool) -> dict[s
 def read_epsilon(log: Path) -> float:
     """The largest that any site tells of its last round."""
     told = [0.0]
-    for entry in chain.read_export(log):
+    for entry in read_entries(log):
         given = read_body(codec.unpack(entry.body))[0] if entry.type == STEP else None
         if isinstance(given, Received) and isinstance(given.event.body, WeightsReady):
             told.append(given.event.body.epsilon or 0.0)

@@ -11,9 +11,9 @@ from deploy.demo import experiments
 from deploy.demo.data import PhantomShape
 from deploy.simulate.crew import PROGRAM
 from deploy.simulate.sources import DataWish
-from messages import chain
 from messages.experiment import Experiment
 from messages.ground import settings
+from messages.log.exports import read_entries
 from nets.model_file import read_metadata
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -41,4 +41,4 @@ def test_a_federation_configures_itself_trains_and_yields_a_model_of_the_net_it_
     assert model["preprocessing"]["spacing_mm"] == configured["spacing_mm"]
     assert story is not None
     assert "Statistics of the training cases" in Path(made["report"]).read_text()
-    assert len(list(chain.read_export(Path(made["log"])))) > 10
+    assert len(list(read_entries(Path(made["log"])))) > 10
