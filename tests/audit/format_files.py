@@ -349,6 +349,38 @@ EXPERT_SGD = (
     .replace('name = "poly"', 'name = "step", at_rounds = [10, 20]')
 )
 
+SECURE = (
+    MINIMAL.replace("kept-minimal", "kept-secure")
+    + """
+[quorum]
+least_sites = 3
+
+[privacy]
+secure_aggregation = "masks"
+threshold = "majority"
+exchange_within = 300
+update_norm_max = 2.5
+"""
+)
+"""Form 5: masks."""
+
+PRIVATE = (
+    MINIMAL.replace("kept-minimal", "kept-private")
+    + """
+[privacy.dp]
+unit = "patient"
+noise_multiplier = 1.5
+clip_norm = 0.5
+sample_rate = 0.2
+patches_per_patient = 3
+epsilon_max = 8.0
+delta = 1e-6
+noise = "own"
+colluding = 0
+"""
+)
+"""Form 5: noise for each patient."""
+
 FILES = {
     "minimal.toml": MINIMAL,
     "defaults-written.toml": DEFAULTS_WRITTEN,
@@ -368,6 +400,8 @@ FILES = {
     "auto.toml": AUTO,
     "expert.toml": EXPERT,
     "expert-sgd.toml": EXPERT_SGD,
+    "secure.toml": SECURE,
+    "private.toml": PRIVATE,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -377,7 +411,7 @@ EITHER_OR = {"local_epochs"}
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
     kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, ASYNCHRONOUS, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM)
-    kin += (FIXED_INTENSITIES, EXPERT, EXPERT_SGD)
+    kin += (FIXED_INTENSITIES, EXPERT, EXPERT_SGD, SECURE, PRIVATE)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

@@ -162,7 +162,7 @@ class Walk:
         more = ["timer-fired"] * 4 + ["disk-free", "experiment-resume"] * 3
         kind = self._draw.choice((*OF_EXPERIMENTS, *OWN_KINDS, *more))
         if self.state is not None and self.state.stage is Phase.AGGREGATING and self._draw.random() < 0.2:
-            kind = "aggregation-failed"  # it fits nowhere else
+            kind = self._draw.choice(("aggregation-failed", "sum-refused"))  # they fit nowhere else
         if kind in ENDING and self._draw.random() < 0.8:
             return
         if kind in OWN_KINDS:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from evidence_rig import run_konsil, run_standalone
 from format_rig import unpack_folder
-from keep_signed import FORMATS, LOG, OPERATOR, STATE
+from keep_signed import FORMATS, LOG, OPERATOR, SECURE, STATE
 
 from deploy.session.history import story_of_file
 
@@ -44,6 +44,15 @@ def test_its_journal_is_exported_to_the_same_bytes(kept: Path, tmp_path: Path) -
     said = run_konsil("audit", "export", "exp-1", "--journal", state, "--out", tmp_path / "again")
     assert said.holds, said
     assert (tmp_path / "again").read_bytes() == (kept / LOG).read_bytes()
+
+
+@pytest.mark.parametrize("kept", [one for one in KEPT if (one / SECURE).exists()], ids=lambda folder: folder.name)
+def test_the_sums_of_its_secure_rounds_are_unmasked_again(kept: Path, tmp_path: Path) -> None:
+    state = unpack_folder(kept / SECURE, tmp_path / "coordinator")
+    said = run_konsil("audit", "replay", "exp-1", "--journal", state, "--json")
+    assert said.holds, said
+    told = json.loads(said.out)
+    assert [(one["status"], one["agrees"]) for one in told["rounds"].values()] == [("recomputed", True)] * 2
 
 
 def test_it_is_read_wherever_a_log_is_read(kept: Path, tmp_path: Path) -> None:
