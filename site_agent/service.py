@@ -378,7 +378,7 @@ class Agent:
             if job.phase is Phase.DECLINED or job.pending is not None
         }
         self._upkeep.look_at_the_clock()
-        self._errands.apply_input(Restarted(verdicts, self._orientation.said))
+        self._errands.apply_input(Restarted(verdicts, self._orientation.list_said(self._steps.agenda.jobs)))
 
     def _take_turn(self) -> None:
         """Handle what came, or the passing of time."""

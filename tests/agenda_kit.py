@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from messages import kinds
 from messages.envelope import Author, Event
@@ -92,10 +92,16 @@ MASKS: dict[str, Any] = {
 
 
 def secure_start(
-    number: int = 1, tried: int = 1, opening: int = 1, sites: Iterable[str] = THREE, digest: str = "0" * 64, **more: Any
+    number: int = 1,
+    tried: int = 1,
+    opening: int = 1,
+    sites: Iterable[str] = THREE,
+    digest: str = "0" * 64,
+    threshold: Literal["two-thirds", "majority"] = "two-thirds",
+    **more: Any,
 ) -> Heard:
     """Opens a try of a secure round."""
-    begun = kinds.SecureStart(tried=tried, threshold="two-thirds", within=60.0)
+    begun = kinds.SecureStart(tried=tried, threshold=threshold, within=60.0)
     body = RoundStart(
         transfer=sealed(number), model_digest=digest, sites=list(sites), evaluate=False, train_within=100.0,
         secure=begun,

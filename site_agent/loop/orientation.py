@@ -6,7 +6,7 @@ another way, would be held against the site: so it goes on above all that was he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -18,7 +18,7 @@ from messages.ground.clock import Clock
 from messages.kinds import LastHeard, Receipt
 from messages.names import COORDINATOR
 from messages.trust.chains import MOST_LIFT
-from site_agent.core.jobs import SaidBefore
+from site_agent.core.jobs import Job, SaidBefore
 from site_agent.disk.spool import Spool
 from site_agent.loop.budgets import Budgets
 from site_agent.wire.outbox import Outbox
@@ -48,6 +48,8 @@ class Orientation:
         self._spool, self._voice, self._site, self._clock = spool, voice, site, clock
         self.awaited = signs
         """Whether the site waits for the answer."""
+        self._heard = not signs
+        """Whether the coordinator has said where the site was, or nobody asks."""
         self.said: dict[str, SaidBefore] = {}
         """By experiment, what the site said before its disk went back in time."""
         self._kept_back: list[Callable[[], None]] = []
@@ -83,6 +85,7 @@ class Orientation:
                 return False
             older = event.kind in ANNOUNCING and WORDS_6 not in read_abilities(event.ext)
             if isinstance(event.body, LastHeard) or older:
+                self._heard = isinstance(event.body, LastHeard)
                 self.awaited = False
                 return False
         # The place in a stream of what holds no event is noted after those before it.
@@ -93,6 +96,17 @@ class Orientation:
         if fits or not in_stream:
             ack(delivery)
         return True
+
+    def list_said(self, jobs: Mapping[str, Job]) -> dict[str, SaidBefore]:
+        """By experiment, what the site said before its disk went back in time.
+
+        Where no coordinator says it, nobody knows whether the disk did. One that keeps secure rounds can say it, so one
+        that does not is no such: the secure rounds that are open count as spoken for.
+        """
+        if self._heard:
+            return self.said
+        open_ = {name: job for name, job in jobs.items() if job.secure is not None}
+        return {name: SaidBefore(job.round, job.opening, 0, False) for name, job in open_.items()} | self.said
 
     def release(self) -> None:
         """Handle what was kept back."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from agenda_kit import (
@@ -30,6 +31,9 @@ from agenda_kit import (
 )
 
 from messages import kinds
+from messages.bus.base import Delivery
+from messages.envelope import Author
+from messages.ground.clock import SystemClock
 from messages.reasons import Reason
 from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import (
@@ -56,6 +60,10 @@ from site_agent.core.inputs import (
     UpdateMasked,
 )
 from site_agent.core.jobs import Agenda, Phase, SaidBefore
+from site_agent.disk.spool import Spool
+from site_agent.loop.budgets import Budgets
+from site_agent.loop.orientation import Orientation
+from site_agent.wire.outbox import Outbox
 
 MASKED = UpdateMasked("e", 1, 1, sealed(1))
 JOINED: list[AnyInput] = [accepted(**MASKS), PREPARED]
@@ -182,6 +190,36 @@ def test_a_try_from_another_model_is_refused() -> None:
     _, says, todo = does(begun(5), secure_start(tried=2, opening=3, digest="1" * 64))
     assert says == ["round-failed"]
     assert [one.body.reason for one in todo if isinstance(one, Say)] == [Reason.BAD_ROSTER]
+
+
+def test_a_try_under_another_threshold_than_the_files_is_refused() -> None:
+    _, says, todo = does(begun(5), secure_start(tried=2, opening=3, threshold="majority"))
+    assert says == ["round-failed"]
+    assert [one.body.reason for one in todo if isinstance(one, Say)] == [Reason.BAD_ROSTER]
+
+
+@pytest.mark.parametrize(("count", "kind"), [(4, "secure-roster"), (6, "secure-masking")])
+def test_a_try_has_one_roster_and_is_masked_under_one_context(count: int, kind: str) -> None:
+    """Under two of them two masked updates of one training would leave, and their sums would tell one site's."""
+    weights = {"weights": {"site-a": 1, "site-b": 1}} if kind == "secure-masking" else {}
+    agenda, _, todo = step(begun(count), secure_said(kind, 9, **weights))
+    assert (agenda, todo) == (begun(count), ())
+
+
+def test_where_no_coordinator_says_where_the_site_was_its_open_secure_rounds_are_over(tmp_path: Path) -> None:
+    """One that poses as older than secure rounds would have the site mask a round again, out of a backup."""
+    spool = Spool(tmp_path)
+    place = Orientation(spool, cast(Outbox, None), "site-a", SystemClock(), cast(Budgets, None), signs=True)
+    older = Author("demo", "coordinator", can=frozenset()).write_event(
+        "coordinator-hello", kinds.CoordinatorHello(versions={}), time=0.0
+    )
+    delivery = Delivery("downlink", older.key, older.raw, "coordinator", 0, 0)
+    assert not place.keep_back(delivery, older, lambda: None, lambda _delivery: None)
+    said_before = place.list_said(begun(5).jobs)
+    spool.close()
+    agenda, todo = after([Restarted({}, said_before)], restore_agenda(begun(5)))
+    assert (agenda.jobs["e"].secure, agenda.jobs["e"].barred) == (None, 1)
+    assert [one.body.reason for one in todo if isinstance(one, Say)] == [Reason.SECRETS_LOST]
 
 
 def test_a_site_that_masking_leaves_out_drops_the_round_and_its_secrets() -> None:
