@@ -49,7 +49,7 @@ class DifferentialPrivacy(Settings):
     sample_rate: float = Field(gt=0, le=1)
     patches_per_patient: int = Field(4, ge=2, le=64)
     epsilon_max: float | None = Field(None, gt=0)
-    delta: float = Field(1e-5, gt=0, lt=1)
+    delta: float = Field(1e-5, ge=1e-12, lt=1)
     noise: Literal["own", "shared"] = "own"
     colluding: int = Field(0, ge=0, le=1000)
 

@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS privacy_spent (
     PRIMARY KEY (experiment, round, content)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS privacy_closed (ledger TEXT PRIMARY KEY, time REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS privacy_members (
+    dataset TEXT NOT NULL, ledger TEXT NOT NULL, PRIMARY KEY (dataset, ledger)
+) STRICT;
 """
 RESTORED = "restored"
 """Content of a charge for what may have left before the disk went back in time."""
@@ -81,11 +84,22 @@ class PrivacyLedger:
             self._db.execute("UPDATE privacy_held SET is_open = 0 WHERE experiment = ?", (experiment,))
 
     def charge_restored(self, now: float) -> list[str]:
-        """Charge all that open experiments have reserved, since it may have left; their names."""
-        charged = [one for one in self.list_holdings() if one.is_open and one.planned > one.charged]
+        """Charge all that open experiments have reserved, since it may have left; their names.
+
+        What was charged so once stands for what left before that. So a second time all is charged anew.
+        """
+        found = [one for one in self.list_holdings() if one.is_open]
+        known = {one.experiment: 0 if self.has_charged(one.experiment, 0) else one.charged for one in found}
+        owed = {one.experiment: one.planned - known[one.experiment] for one in found}
+        charged = [one for one in found if owed[one.experiment] > 0]
         for one in charged:
-            self.charge(one.experiment, 0, f"{RESTORED}-{one.charged}", one.planned - one.charged, now)
+            self.charge(one.experiment, 0, f"{RESTORED}-{one.charged}", owed[one.experiment], now)
         return [one.experiment for one in charged]
+
+    def note_members(self, ledgers: Mapping[str, str]) -> None:
+        """Remember for good which data set has had which ledger."""
+        with self._guard:
+            self._db.executemany("INSERT OR IGNORE INTO privacy_members VALUES (?, ?)", ledgers.items())
 
     def close(self, ledgers: Iterable[str], now: float) -> None:
         """Spend nothing more of these: what was spent of them is not known."""
@@ -104,12 +118,25 @@ class PrivacyLedger:
 
 
 def _make_account(db: sqlite3.Connection, dataset: str, budgets: Mapping[str, DataBudget]) -> Account:
-    """What its data sets have spent goes with them when their ledger gets another name."""
-    ledger = name_ledger(dataset, budgets)
-    members = {dataset, *(name for name in budgets if name_ledger(name, budgets) == ledger)}
-    held = tuple(one for one in _read_holdings(db) if one.ledger == ledger or one.dataset in members)
+    """Data sets that have ever shared a ledger have the same patients: what each has spent counts for all of them,
+    whatever their ledgers are called now."""
+    ledger, held = name_ledger(dataset, budgets), _read_holdings(db)
+    pairs = {(dataset, ledger), *((name, name_ledger(name, budgets)) for name in budgets)}
+    pairs |= {(one.dataset, one.ledger) for one in held}
+    pairs |= {(name, kept) for name, kept in db.execute("SELECT dataset, ledger FROM privacy_members")}
+    ledgers = _list_kin(dataset, pairs)
     closed = db.execute("SELECT 1 FROM privacy_closed WHERE ledger = ?", (ledger,)).fetchone() is not None
-    return Account(ledger, budgets.get(dataset, DataBudget()), held, closed)
+    own = tuple(one for one in held if one.ledger in ledgers)
+    return Account(ledger, budgets.get(dataset, DataBudget()), own, closed)
+
+
+def _list_kin(dataset: str, pairs: Collection[tuple[str, str]]) -> set[str]:
+    """The ledgers that a data set shares with others, directly or through others."""
+    members, ledgers = {dataset}, set[str]()
+    while more := {ledger for name, ledger in pairs if name in members} - ledgers:
+        ledgers |= more
+        members |= {name for name, ledger in pairs if ledger in ledgers}
+    return ledgers
 
 
 def _read_holdings(db: sqlite3.Connection) -> list[Holding]:

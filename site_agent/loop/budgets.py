@@ -15,7 +15,7 @@ from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from site_agent.config import SiteConfig
 from site_agent.core import policy
-from site_agent.core.budget import Account, Price
+from site_agent.core.budget import Account, Price, name_ledger
 from site_agent.core.decisions import Decision, Decline, End, Join, Keep
 from site_agent.core.inputs import AnyInput, Prepared, SecureRefused, TrainerFailed, UpdateMasked
 from site_agent.core.jobs import Agenda, Job, Phase, Trained, experiment_of
@@ -30,6 +30,9 @@ class Budgets:
 
     def __init__(self, config: SiteConfig, spool: Spool) -> None:
         self._budgets, self._floors, self._ledger = config.budgets, config.policy.floors, spool.privacy
+        self._ledgers = {name: name_ledger(name, self._budgets) for name in config.datasets}
+        with spool.transaction():
+            self._ledger.note_members(self._ledgers)
 
     def open_account(self, dataset: str) -> Account:
         """The account of a data set as it is now. Any thread."""
@@ -117,9 +120,9 @@ class Budgets:
         if charged:
             log.warning("charged again, since the state folder is older than the log", experiments=charged)
         if private is None or not known.issuperset(private):
-            shut = {self.open_account(name).ledger for name, one in self._budgets.items() if one.limits}
-            self._ledger.close(shut, now)
-            if shut:
+            # Those without a budget, too: it may get one later.
+            self._ledger.close(self._ledgers.values(), now)
+            if shut := {self._ledgers[name] for name, one in self._budgets.items() if one.limits}:
                 log.critical(
                     "what was spent of these privacy ledgers is not known any more: their data sets are closed",
                     ledgers=sorted(shut),

@@ -184,12 +184,44 @@ def test_a_disk_that_went_back_in_time_is_charged_for_all_that_it_had_reserved(s
     site.train(1)
     with site.spool.transaction():
         site.budgets.take_restored(["e"], 1.0)
-        site.budgets.take_restored(["e"], 2.0)
     assert charged(site) == 5 * A_ROUND
     assert not site.account().closed
     site.take(accepted("f"))
     site.take(prepared("f"))
     assert site.phase("f") == "idle"
+
+
+def test_a_disk_that_goes_back_a_second_time_is_charged_for_what_left_since_the_first(site: Site) -> None:
+    site.take(accepted())
+    site.take(prepared())
+    with site.spool.transaction():
+        site.budgets.take_restored(["e"], 1.0)
+        site.budgets.take_restored(["e"], 2.0)
+    assert charged(site) == 10 * A_ROUND
+
+
+def test_data_sets_that_part_take_along_what_they_spent_together(tmp_path: Path) -> None:
+    """They have the same patients, whatever their ledgers are called now."""
+    shared = {"ledger": "patients", "epsilon_lifetime": 9.0}
+    site = Site(tmp_path / "state", {"glioma": shared, "glioma-2": shared})
+    site.take(accepted("e", "glioma-2"))
+    site.take(prepared())
+    site.train(1)
+    site.end()
+    site = Site(tmp_path / "state", {"glioma": {**shared, "ledger": "own"}, "glioma-2": shared})
+    assert site.account("glioma").spent == site.account("glioma-2").spent == cost(A_ROUND)
+    site.end()
+
+
+def test_a_budget_that_comes_after_what_was_spent_was_lost_is_closed(site: Site, tmp_path: Path) -> None:
+    with site.spool.transaction():
+        site.budgets.take_restored(None, 1.0)
+    assert not site.account("free").budget.limits
+    site.end()
+    later = Site(site.state, {"free": {"epsilon_lifetime": 9.0}})
+    assert later.account("free").closed
+    later.end()
+    site.begin()
 
 
 @pytest.mark.parametrize("told", [None, ["e", "another"]])
