@@ -64,7 +64,8 @@ def judge_scores(member: Member, splits: Mapping[str, SplitScores]) -> Reason | 
 def judge_pooled(state: ExperimentState, round_: Round, made: Aggregated) -> Reason | None:
     """Why what a secure round pools cannot be: more cases than its sites have, an absurd loss, impossible scores.
 
-    Of a sum only this can be seen; which site is to blame, nobody can.
+    Of a sum only this can be seen; which site is to blame, nobody can. A site may round the cases that it tells, by less
+    than half: so twice as many are the most that it can have scored.
     """
     if made.pooled is None:
         return None
@@ -75,7 +76,7 @@ def judge_pooled(state: ExperimentState, round_: Round, made: Aggregated) -> Rea
         return Reason.SUM_OUT_OF_RANGE
     if made.validation is None:
         return None
-    most = sum(state.members[site].validation or 0 for site in sites)
+    most = sum(2 * (state.members[site].validation or 0) for site in sites)
     return Reason.IMPLAUSIBLE_SCORES if made.validation.cases > most or not is_sound(made.validation) else None
 
 

@@ -12,11 +12,13 @@ from secure_run import MODEL, NAMES, SecureRun, carry_out, mean_of, restore_plai
 from coordinator.core import announce, effects
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
+from coordinator.core.checks import judge_pooled
 from coordinator.core.records import ModelOrigin
 from coordinator.core.state import SCORING, Phase, Timer
 from messages import kinds
 from messages.kinds import SecureReveal
 from messages.reasons import Reason
+from messages.scores import SplitScores
 from nets.digest import arrays_digest
 
 Make = Callable[..., SecureRun]
@@ -225,6 +227,19 @@ def test_a_sum_that_no_honest_sites_can_have_is_void_and_the_model_stays(make: M
     assert made.reason is Reason.SUM_OUT_OF_RANGE
     assert run.now.completed == 1
     assert run.now.models[2] == run.now.models[1]
+
+
+def test_pooled_scores_of_sites_that_round_their_counts_void_no_round(make: Make) -> None:
+    """A site rounds what it joins with by less than half, and scores all of its cases."""
+    run = make()
+    for _ in range(5):
+        run.step()
+    closed, made = run.round, run.aggregate()
+    assert isinstance(made, i.Aggregated)
+    announced = sum(run.now.members[site].validation or 0 for site in run.names)
+    for cases, why in ((2 * announced, None), (2 * announced + 1, Reason.IMPLAUSIBLE_SCORES)):
+        told = made.model_copy(update={"validation": SplitScores(cases=cases, withheld=True)})
+        assert judge_pooled(run.now, closed, told) is why
 
 
 def _shout(run: SecureRun, opened: kinds.SecureMasking, model: object) -> tuple[kinds.WeightsReady, bytes]:

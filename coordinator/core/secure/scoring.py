@@ -39,7 +39,7 @@ def open_scores(state: ExperimentState, round_: Round) -> Mapping[tuple[str, str
                 scores = read_scores(state.experiment, name_scores(label, split), values)
             except ValueError:
                 continue
-            most = sum(getattr(state.members[site], split) or 0 for site in arrived)
+            most = sum(2 * (getattr(state.members[site], split) or 0) for site in arrived)  # they may be rounded
             if scores is not None and scores.cases <= most and is_sound(scores):
                 found[label, split] = scores
     return found
