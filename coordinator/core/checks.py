@@ -64,8 +64,8 @@ def judge_scores(member: Member, splits: Mapping[str, SplitScores]) -> Reason | 
 def judge_pooled(state: ExperimentState, round_: Round, made: Aggregated) -> Reason | None:
     """Why what a secure round pools cannot be: more cases than its sites have, an absurd loss, impossible scores.
 
-    Of a sum only this can be seen; which site is to blame, nobody can. A site may round the cases that it tells, by less
-    than half: so twice as many are the most that it can have scored.
+    Of a sum only this can be seen; which site is to blame, nobody can. A site may round the cases that it tells by less
+    than half. So twice as many are the most that it can have scored.
     """
     if made.pooled is None:
         return None
