@@ -8,6 +8,7 @@ pseudonyms, keyed digests of marks (`messages.ground.written.likeness`), and the
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,11 @@ class Withdrawals:
                 None where it was not asked.
         """
         there: set[str] = set().union(*(names for names, _ in known))
+        marked: dict[str, list[Collection[str]]] = defaultdict(list)
+        """Mark → the pseudonyms of each who has it: a list and its patients may both be long."""
+        for names, marks in known:
+            for mark in marks:
+                marked[mark].append(names)
         matched, left, doubts = 0, [], []
         for entry in self._list.entries:
             own = self._own_pseudonyms(entry)
@@ -183,7 +189,8 @@ class Withdrawals:
             meant = set().union(*map(list_own_meanings, names_of(entry))) if fits else list_meanings(entry.name)
             digests = self._key_marks(meant)
             unclear = not fits and (unknown or (wild and read_pattern(entry.name) is not None))
-            if unclear or any(own.isdisjoint(names) and not digests.isdisjoint(marks) for names, marks in known):
+            alike = (names for mark in digests if mark in marked for names in marked[mark])
+            if unclear or any(own.isdisjoint(names) for names in alike):
                 doubts.append(entry.line)
         if doubts:
             raise ListUnclear(
