@@ -26,6 +26,11 @@ REFUSED_RETRY = 5.0
 SPARE_RETRY = 60.0
 """And where that is a right to what the party can live without: older definitions may not know of it."""
 
+TELL_OF_DELETION = {"x-cancel-on-ha-failover": True}
+"""Consumer argument of a classic queue. Without it RabbitMQ before 4.0 moves a consumer by itself to the queue that
+was declared in the place of a deleted one, and says nothing (`queue_down_consumer_action` in rabbit_channel.erl,
+3.10.8). RabbitMQ 4.0.5 always cancels, and ignores it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -134,7 +139,7 @@ class Consumer:
             wish.queue,
             lambda _channel, method, properties, body: self._on_message(method, properties, body, epoch),
             exclusive=wish.exclusive,
-            arguments={"x-stream-offset": self._cursor.offset} if stream else None,
+            arguments={"x-stream-offset": self._cursor.offset} if stream else TELL_OF_DELETION,
             callback=lambda _frame: self._note_consuming(epoch),
         )
 
