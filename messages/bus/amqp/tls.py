@@ -67,6 +67,17 @@ def end_of_certificate(pem: bytes) -> float:
     return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
 
+def find_end_of_login(address: BrokerAddress) -> float | None:
+    """When the certificate by which a party logs in ends, seconds since 1970; None where it has none, or a broken one.
+    Read anew each time: it may have been renewed."""
+    if address.cert is None:
+        return None
+    try:
+        return end_of_certificate(address.cert.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
 def explain_tls_failure(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
     """Why a TLS connection could not be made, or broke; None where TLS is not to blame.
 
