@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from coordinator.loop.tally import Tally
-from messages.ground.operating.exposition import Reading, make_counter, make_gauge, phase_readings
+from messages.ground.operating.exposition import Reading, make_counter, make_gauge, party_readings, phase_readings
 from messages.liveness import Liveness
 from messages.reasons import Reason
 from messages.tasks.base import ScoreReader
@@ -30,6 +31,9 @@ def make_readings(
     term: int,
     lag: int,
     model_bytes: int,
+    last_heard: Mapping[str, float] = MappingProxyType({}),
+    free_bytes: int | None = None,
+    certificate_ends: float | None = None,
 ) -> Iterator[Reading]:
     """Everything, as it is now. Called by the endpoint's thread with copies."""
     running = {name: one for name, one in sorted(states.items()) if one.ended is None}
@@ -54,6 +58,13 @@ def make_readings(
         "konsil_site_liveness", "gauge", "1: what is seen of a site.",
         tuple(({"site": site, "liveness": one.value}, 1.0) for site, one in sorted(liveness.items())),
     )  # fmt: skip
+    yield make_gauge(
+        "konsil_site_last_seen_timestamp_seconds", "A site's last sign of life, since 1970.", last_heard, "site"
+    )
+    yield Reading(
+        "konsil_site_version_info", "gauge", "1: the version that a site said hello with.",
+        tuple(({"site": site, "version": one}, 1.0) for site, one in sorted(tally.site_versions.copy().items())),
+    )  # fmt: skip
     yield make_counter("konsil_updates_rejected_total", "Updates not used.", dict(tally.refused_updates), "reason")
     yield make_counter("konsil_events_refused_total", "Other events refused.", dict(tally.refused_events), "reason")
     yield make_counter(
@@ -71,6 +82,9 @@ def make_readings(
     yield make_gauge("konsil_journal_entries", "Entries of the journal.", entries)
     yield make_gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
     yield make_gauge("konsil_term", "The coordinator's term, one more with each start.", term)
+    if free_bytes is not None:
+        yield make_gauge("konsil_state_free_bytes", "Free space where the state lies.", free_bytes)
+    yield from party_readings(certificate_ends)
     yield from phase_readings()
 
 

@@ -7,6 +7,7 @@ any effect of it; used to prove that recovery works between any two entries.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import version
@@ -39,6 +40,7 @@ from coordinator.work.given_models import FOLDER, GivenModels
 from coordinator.work.pool import Work
 from messages import names
 from messages.bus.amqp.rabbitmq import RabbitBus
+from messages.bus.amqp.tls import find_end_of_login
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.envelope import Author
 from messages.ground import kernel, logs, starting
@@ -195,7 +197,7 @@ class Coordinator:
                 names.PROGRESS, self._take_progress, start=Start.NEXT, credit=256, vital=False
             )
             self._note_connected()
-            self._endpoint = Endpoint(config.metrics, self._read_figures)
+            self._endpoint = Endpoint(config.metrics, lambda: self._read_figures(config))
         except BaseException:
             self.close()
             raise
@@ -293,7 +295,7 @@ class Coordinator:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)
         self._parts.presence.note_connection(True)
 
-    def _read_figures(self) -> Iterable[Reading]:
+    def _read_figures(self, config: CoordinatorConfig) -> Iterable[Reading]:
         states = dict(self.shell.steps.states)
         return make_readings(
             self.shell.steps.tally,
@@ -303,6 +305,9 @@ class Coordinator:
             term=self.journal.term,
             lag=self._queue.qsize(),
             model_bytes=self._parts.models.bytes_sent,
+            last_heard=self._parts.presence.list_last_heard(),
+            free_bytes=shutil.disk_usage(config.coordinator.state).free,
+            certificate_ends=find_end_of_login(config.broker),
         )
 
     def _take_chunk(self, delivery: Delivery) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from messages.ground.operating.exposition import Reading, make_counter, make_gauge, phase_readings
+from messages.ground.operating.exposition import Reading, make_counter, make_gauge, party_readings, phase_readings
 from messages.kinds import Progress
 from messages.reasons import Reason
 from site_agent.core.jobs import OVER, Agenda, Phase
@@ -67,6 +67,7 @@ def make_readings(
     bytes_up: int,
     trainers: int,
     incarnation: int,
+    certificate_ends: float | None = None,
 ) -> Iterator[Reading]:
     """Everything, as it is now. Called by the endpoint's thread with copies."""
     running = {name: job for name, job in agenda.jobs.items() if job.phase not in OVER}
@@ -108,4 +109,5 @@ def make_readings(
     yield make_gauge("konsil_trainers", "Training processes.", trainers)
     yield make_gauge("konsil_incarnation", "How often this agent was started.", incarnation)
     yield make_gauge("konsil_term", "The coordinator's term, as last heard.", spool.term)
+    yield from party_readings(certificate_ends)
     yield from phase_readings()

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from messages.abilities import WORDS_6
+from messages.bus.amqp.tls import find_end_of_login
 from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
@@ -486,6 +487,7 @@ class Agent:
             bytes_up=self._sender.bytes_up,
             trainers=len(self._trainers.pids()),
             incarnation=self.spool.incarnation,
+            certificate_ends=find_end_of_login(self.config.broker),
         )
 
     def _leave_consortium(self) -> None:

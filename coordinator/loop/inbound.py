@@ -193,6 +193,7 @@ class Inbound:
                 log.warning("a live message of a stranger", sender=event.sender)
         elif isinstance(body, kinds.Hello):
             self._returning.take_hello(event)
+            self._steps.tally.site_versions[event.sender] = body.versions.get("konsil", "unknown")
             if body.head is not None:
                 self._prove_heads(event.sender, body.head)
         elif isinstance(body, kinds.Echo):

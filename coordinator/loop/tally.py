@@ -27,6 +27,8 @@ class Tally:
         self.seconds: dict[str, float] = {"collect": 0.0, "aggregate": 0.0}
         self.validation: dict[str, tuple[str, dict[str, float]]] = {}
         """Experiment → its task's kind, and the pooled scores of its last scored round by target."""
+        self.site_versions: dict[str, str] = {}
+        """Site → the version of Konsil that it said hello with."""
         self.connected = self.blocked = self.disk_full = self.mark_missing = False
 
     def count_decision(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:

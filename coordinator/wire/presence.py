@@ -102,6 +102,11 @@ class Presence:
             seen[site] = judge_liveness(one, now, deadline=deadline, others_end=others, listening_since=since)
         return seen
 
+    def list_last_heard(self) -> dict[str, float]:
+        """When each site last gave a sign of life, seconds since 1970; a site that never did is absent."""
+        with self._lock:
+            return {site: one.heard_at for site, one in self._signs.items() if one.heard_at is not None}
+
     def log_changes(self, states: Mapping[str, ExperimentState]) -> None:
         """A line of the log for each site that became absent, stuck or slow, or is so no longer."""
         with self._lock:

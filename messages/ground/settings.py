@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from messages.ground import units
 from messages.ground.errors import ConfigError
@@ -58,13 +58,34 @@ class BrokerAddress(Settings):
     passphrase: SecretStr = SecretStr("")
     """Of `key`, where it has one; written as `password` is."""
     heartbeat_seconds: int = Field(15, ge=5, le=20)
+    server_name: str | None = None
+    """The name in the broker's certificate, where it is another than `host`: behind a proxy that goes by SNI."""
+    proxy: str | None = Field(None, pattern=r"^http://[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}/?$")
+    """A hospital's way out: "http://proxy:3128", which is asked to CONNECT to host and port."""
+    proxy_user: str = ""
+    proxy_password: SecretStr = SecretStr("")
+    """Written as `password` is."""
+
+    @model_validator(mode="after")
+    def _stays_private(self) -> Self:
+        if self.proxy is not None and self.ca is None:
+            raise ValueError("proxy: a way through others' machines needs TLS: name the broker's authority with ca")
+        if self.proxy is None and (self.proxy_user or self.proxy_password.get_secret_value()):
+            raise ValueError("proxy_user and proxy_password mean nothing without proxy")
+        return self
+
+    @property
+    def name_in_certificate(self) -> str:
+        """What the broker's certificate must be made out to."""
+        return self.server_name or self.host
 
     def relative_to(self, folder: Path) -> BrokerAddress:
         """The same, with relative paths of certificates, key and secret taken from `folder`, as people mean them."""
         update: dict[str, Any] = {
             name: folder / path for name, path in (("ca", self.ca), ("cert", self.cert)) if path is not None
         }
-        for name, secret in (("password", self.password), ("passphrase", self.passphrase)):
+        secrets = {"password": self.password, "passphrase": self.passphrase, "proxy_password": self.proxy_password}
+        for name, secret in secrets.items():
             update[name] = SecretStr(secret_beside(secret.get_secret_value(), folder))
         if self.key is not None and not self.key.startswith("credential:"):
             update["key"] = str(folder / self.key)
@@ -84,6 +105,10 @@ class BrokerAddress(Settings):
     def resolved_password(self) -> str:
         """The password itself; raises ConfigError where a reference leads nowhere."""
         return read_secret(self.password.get_secret_value(), "broker.password")
+
+    def resolved_proxy_password(self) -> str:
+        """The proxy's password itself, "" where it wants none; raises ConfigError where a reference leads nowhere."""
+        return read_secret(self.proxy_password.get_secret_value(), "broker.proxy_password")
 
     def resolved_passphrase(self) -> str:
         """The key's passphrase itself, "" where it has none; raises ConfigError where a reference leads nowhere."""

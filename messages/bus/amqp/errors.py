@@ -17,6 +17,8 @@ ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 
 def explain_failure(error: Any, parameters: Any) -> KonsilError:
     """Why a connection could not be made, or broke."""
+    if isinstance(error, KonsilError):
+        return error
     where = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
     text = _error_text(error)
     if re.search(r"NOT_ALLOWED.*limit \(\d+\) is reached", text):  # of the user, or of the vhost
@@ -37,7 +39,7 @@ def explain_failure(error: Any, parameters: Any) -> KonsilError:
             if by_certificate
             else 'Check user and password in the configuration, or whether it wants login = "certificate"',
         )
-    if failed := tls.explain_tls_failure(_list_causes(error), parameters.host, where):
+    if failed := tls.explain_tls_failure(_list_causes(error), _name_in_certificate(parameters), where):
         return failed
     if isinstance(error, exceptions.IncompatibleProtocolError):
         return _no_amqp(parameters, where)
@@ -106,6 +108,11 @@ def still_recovering(reply_code: int, reply_text: str) -> bool:
 
 def _strip_reply(reply_text: str) -> str:
     return reply_text.partition(" - ")[2] or reply_text
+
+
+def _name_in_certificate(parameters: Any) -> str:
+    options = parameters.ssl_options
+    return str(parameters.host if options is None else options.server_hostname)
 
 
 def _list_causes(error: Any) -> list[Any]:

@@ -16,8 +16,7 @@ from typing import Any, Protocol
 from pika.adapters.select_connection import IOLoop
 
 from messages.bus.amqp.backlog import Backlog
-from messages.bus.amqp.errors import explain_failure
-from messages.bus.amqp.wire import WireConnection
+from messages.bus.amqp.dialing import Dialer
 from messages.bus.base import BusState, Notice
 from messages.ground.errors import BrokerUnreachable, KonsilError, LoginRefused, TlsFailed
 
@@ -53,21 +52,21 @@ class Link:
 
     Args:
         name: for the thread and for notices.
-        parameters: the connection's parameters (pika.ConnectionParameters).
+        dialer: makes each connection.
         on_notice: called on the I/O thread with changes of state.
     """
 
     def __init__(
         self,
         name: str,
-        parameters: Any,
+        dialer: Dialer,
         backoff: Backoff,
         on_notice: Callable[[Link, Notice], None],
     ) -> None:
         self.name = name
         self.users: list[LinkUser] = []
         self.backlog = Backlog()
-        self._parameters = parameters
+        self._dialer = dialer
         self._backoff = backoff
         self._on_notice = on_notice
         self._changed = threading.Condition()
@@ -84,8 +83,7 @@ class Link:
     @property
     def address(self) -> str:
         """host:port/vhost, for messages."""
-        parameters = self._parameters
-        return f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
+        return self._dialer.where
 
     @property
     def connection(self) -> Any:
@@ -193,16 +191,10 @@ class Link:
             self._ioloop, self._woken = ioloop, False
             self._calls.clear()
         try:
-            self._connection = WireConnection(
-                self._parameters,
-                on_open_callback=self._opened_now,
-                on_open_error_callback=self._note_end,
-                on_close_callback=self._note_end,
-                custom_ioloop=ioloop,
-            )
+            self._connection = self._dialer.connect(ioloop, self._opened_now, self._note_end)
             ioloop.start()
         except Exception as error:  # noqa: BLE001 - the thread must live: whatever broke, the connection is done for
-            self._error = explain_failure(error, self._parameters)
+            self._error = self._dialer.explain(error)
         with self._changed:
             was_open, self._opened = self._opened, False
             self._ioloop = None
@@ -231,7 +223,7 @@ class Link:
             user.on_up(connection)
 
     def _note_end(self, connection: Any, error: Any) -> None:
-        self._error = explain_failure(error, self._parameters)
+        self._error = self._dialer.explain(error)
         connection.ioloop.stop()
 
     def _run_calls(self) -> None:

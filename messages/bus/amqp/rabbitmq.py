@@ -11,13 +11,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
-
-import pika
 
 from messages import kinds, names
-from messages.bus.amqp import tls
 from messages.bus.amqp.consumer import Consumer, Wish
+from messages.bus.amqp.dialing import Dialer
 from messages.bus.amqp.link import Backoff, Link
 from messages.bus.amqp.outbox import Outbox, seconds_until
 from messages.bus.amqp.window import LEAST, Window
@@ -88,7 +85,7 @@ class RabbitBus:
         self.party = party
         self._address = address
         self._user = address.user or party
-        self._parameters = _connection_parameters(address, self._user, blocked_timeout)
+        self._dialer = Dialer(address, self._user, blocked_timeout)
         self._on_notice = on_notice or (lambda _notice: None)
         self._window, self._window_seconds = window, window_seconds
         self._backoff = backoff
@@ -210,7 +207,7 @@ class RabbitBus:
                 raise BrokerUnreachable("the bus is closed", where=self._address.host)
             link = self._links.get(name)
             if link is None:
-                link = Link(name, self._parameters, self._backoff, self._report_state)
+                link = Link(name, self._dialer, self._backoff, self._report_state)
                 self._links[name] = link
                 self._down.add(name)
                 link.start()
@@ -258,24 +255,3 @@ class RabbitBus:
                 if self._down or self._refused:
                     return
         self._on_notice(notice)
-
-
-def _connection_parameters(address: BrokerAddress, user: str, blocked_timeout: float) -> Any:
-    credentials: Any = tls.CertificateLogin(user)
-    if address.login == "password":
-        credentials = pika.PlainCredentials(user, address.resolved_password())
-    return pika.ConnectionParameters(
-        host=address.host,
-        port=address.port,
-        virtual_host=address.vhost,
-        credentials=credentials,
-        heartbeat=address.heartbeat_seconds,
-        frame_max=131072,
-        connection_attempts=1,
-        socket_timeout=10.0,
-        stack_timeout=20.0,
-        blocked_connection_timeout=blocked_timeout,
-        ssl_options=tls.make_options(address),
-        tcp_options={"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3},
-        client_properties={"connection_name": f"konsil {user}"},
-    )

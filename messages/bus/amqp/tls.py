@@ -1,7 +1,7 @@
 """TLS to the broker: the client's settings from a configuration, and why a handshake failed in words of ours.
 
-The broker's certificate is always verified: its chain against `broker.ca` alone, and its name against `broker.host`
-(RFC 9525; an address counts as a name where the certificate lists it).
+The broker's certificate is always verified: its chain against `broker.ca` alone, and its name against `broker.host` or
+`broker.server_name` (RFC 9525; an address counts as a name where the certificate lists it).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ OTHER_NAME = (62, 64)
 
 CERTIFICATE_ALERTS = ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN", "DECRYPT_ERROR")
 """What a server says of a client's certificate (RFC 8446, section 6.2)."""
+UNKNOWN = "the broker's certificate is not signed by the authority in broker.ca"
 NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 """OpenSSL's words for an answer that is no TLS record."""
 
@@ -59,12 +60,23 @@ def make_options(address: BrokerAddress) -> Any:
         raise ConfigError(
             "a key needs the certificate that it belongs to", where="broker.key", advice="Add cert, or leave key out"
         )
-    return pika.SSLOptions(context, address.host)
+    return pika.SSLOptions(context, address.name_in_certificate)
 
 
 def end_of_certificate(pem: bytes) -> float:
     """When a certificate ends to be valid, seconds since 1970; ValueError where the bytes are none."""
     return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+
+
+def find_end_of_login(address: BrokerAddress) -> float | None:
+    """When the certificate by which a party logs in ends, seconds since 1970; None where it has none, or a broken one.
+    Read anew each time: it may have been renewed."""
+    if address.cert is None:
+        return None
+    try:
+        return end_of_certificate(address.cert.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def explain_tls_failure(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
@@ -126,11 +138,14 @@ def _explain_distrust(error: ssl.SSLCertVerificationError, host: str, where: str
         what = "the broker's certificate is not valid yet"
         advice = "Check this machine's clock"
     elif error.verify_code in UNKNOWN_AUTHORITY:
-        what = "the broker's certificate is not signed by the authority in broker.ca"
+        what = UNKNOWN
         advice = "Check that ca is the file that the consortium's operator gave out: this may be another's broker"
     elif error.verify_code in OTHER_NAME:
         what = f"the broker's certificate is not made out to {host!r}"
-        advice = "Set broker.host to the name that the consortium's operator gave out: this may be another's broker"
+        advice = (
+            "Set broker.host, or broker.server_name, to the name that the consortium's operator gave out: "
+            "this may be another's broker"
+        )
     else:
         what = f"the broker's certificate cannot be trusted ({error.verify_message})"
         advice = "Ask the consortium's operator for the broker's authority"

@@ -14,6 +14,7 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -98,6 +99,19 @@ def _make_samples(values: Mapping[str, float] | float, label: str) -> tuple[tupl
     if isinstance(values, Mapping):
         return tuple(({label: str(key)}, float(value)) for key, value in values.items())
     return (({}, float(values)),)
+
+
+def party_readings(certificate_ends: float | None) -> Iterator[Reading]:
+    """Which version runs here, and until when its certificate is good.
+
+    Args:
+        certificate_ends: seconds since 1970; None where the party logs in without one.
+    """
+    yield make_gauge("konsil_build_info", "1: the version that runs here.", {version("konsil"): 1.0}, "version")
+    if certificate_ends is not None:
+        yield make_gauge(
+            "konsil_certificate_end_timestamp_seconds", "When our certificate ends, since 1970.", certificate_ends
+        )
 
 
 def phase_readings(phases: Phases = PHASES) -> Iterator[Reading]:
