@@ -124,7 +124,7 @@ class Coordinator:
         events = Events(self._bus, state, clock)
         term, key = self.journal.term, None if trust is None else trust.key
         author = Author(consortium, names.COORDINATOR, term, term, key=key)
-        openings = None if key is None else SaidOpenings(self.journal.get_value, self.journal.put_value)
+        openings = None if key is None else SaidOpenings(self.journal, clock.now)
         signer = None if key is None else ChunkSigner(consortium, key, self._signs_chunks)
         signs = (lambda _name: False) if signer is None else signer.wanted
         say = Announcer(author, events, clock.now, openings, signs)

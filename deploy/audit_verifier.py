@@ -2,11 +2,11 @@
 
     python verify.py FILE [--operator HEX] [--head FILE] [--json] [--jobs N]
 
-It needs Python 3.11 and `cryptography`, and shares no code with Konsil. Exit status: 0 it holds; 1 it was altered, and
-the first entry concerned is named; 2 it cannot be read. Checked are: each entry's hash and links; the Merkle tree (RFC
-9162) over the whole journal; signed heads (C2SP tlog-checkpoint) and their cosignatures (tlog-cosignature); events'
-signatures; times; that no register or term goes back; terms that do not follow are named. Keys come from the operator's
-register in the log, which --operator holds against a key that you know from elsewhere."""
+It needs Python 3.11 and `cryptography`. Exit status: 0 it holds; 1 it was altered, and the first entry concerned is
+named; 2 it cannot be read. Checked are: each entry's hash and links; the Merkle tree (RFC 9162) over the whole journal;
+signed heads (C2SP tlog-checkpoint) and cosignatures (tlog-cosignature); signatures of events; times; that no register
+or term goes back. Told are terms that do not follow, `views`: sites that saw what the log lacks, or say so, `behind`:
+sites that witness no more, since which head. --operator holds the log's register against a key that you know."""
 
 import argparse
 import base64
@@ -58,35 +58,30 @@ def read_value(data, at, depth, until=None):
     if 0xCC <= head <= 0xD3:
         width, signed = 1 << (head - 0xCC) % 4, head >= 0xD0
         value, half = int.from_bytes(data[at : at + width], "big", signed=signed), 1 << width * 4
-        if value >= (-32 if width == 1 else -half // 2) if signed else value < (128 if width == 1 else half):
-            raise ValueError("not the shortest way")
+        long = value >= (-32 if width == 1 else -half // 2) if signed else value < (128 if width == 1 else half)
+        need(not long, "not the shortest way")
         return value, at + width
     for first, least in ((0xC4, 0), (0xD9, 32)):
         if first <= head < first + 3:
             size, at = read_size(data, at, 1 << (head - first), least)
             return (str(data[at : at + size], "utf-8") if least else data[at : at + size]), at + size
-    size, is_map, found, items = head & 15, head < 0x90 or head >= 0xDE, {}, []
-    if head >= 0xDC:
-        size, at = read_size(data, at, 2 << (head & 1), 16)
-    elif head >= 0xA0:
-        raise ValueError("a type that is not used")
+    need(head < 0xA0 or head >= 0xDC, "a type that is not used")
+    size, at = read_size(data, at, 2 << (head & 1), 16) if head >= 0xDC else (head & 15, at)
+    is_map, found, items = head < 0x90 or head >= 0xDE, {}, []
     for _place in range(size):
         item, at = read_value(data, at, depth - 1)
-        if not is_map:
-            items.append(item)
-        elif type(item) is not str or item in found:
-            raise ValueError("a key that is no text, or comes twice")
-        else:
+        if is_map:
+            need(type(item) is str and item not in found, "a key that is no text, or comes twice")
             found[item], at = read_value(data, at, depth - 1)
             if item == until:
                 break
+        items.append(item)
     return (found if is_map else items), at
 
 
 def read_size(data, at, width, least):
     size = int.from_bytes(data[at : at + width], "big")
-    if size < (least if width == 1 or (width == 2 and least == 16) else 1 << 4 * width):
-        raise ValueError("not the shortest way")
+    need(size >= (least if width == 1 or (width == 2 and least == 16) else 1 << 4 * width), "not the shortest way")
     return size, at + width
 
 
@@ -116,11 +111,10 @@ class Tree:  # the right edge of a tree of RFC 9162, section 2.1: (level, hash) 
         while start < end:
             levels.append(min((end - start).bit_length(), (start & -start).bit_length() or 64) - 1)
             start += 1 << levels[-1]
-        if end < self.size or len(hashes) != 32 * len(levels):
-            return False
-        for place, level in enumerate(levels):
+        fits = end >= self.size and len(hashes) == 32 * len(levels)
+        for place, level in enumerate(levels if fits else ()):
             self.push(hashes[32 * place : 32 * place + 32], level)
-        return True
+        return fits
 
     def root(self):
         node = self.nodes[-1][1] if self.nodes else sha256(b"").digest()
@@ -141,9 +135,8 @@ def find_root(node, index, size, path):  # that an audit path leads to from a le
 def is_signed(key, message, signature):
     """Ed25519 (RFC 8032), strictly: no key of small order, no key or signature written in a second way."""
     y = int.from_bytes(key, "little") & (2**255 - 1)
-    if len(key) != 32 or len(signature) != 64 or y >= PRIME or y in SMALL_ORDERS:
-        return False
     try:
+        need((len(key), len(signature)) == (32, 64) and y < PRIME and y not in SMALL_ORDERS, "not strict")
         return Ed25519PublicKey.from_public_bytes(key).verify(signature, message) is None
     except (InvalidSignature, ValueError):
         return False
@@ -157,8 +150,7 @@ def read_note(data):  # (text, [(name, key id, signature)]) of a C2SP signed-not
     whole = data.decode("utf-8")
     text, gap, marks = whole.rpartition("\n\n")
     lines = marks.split("\n")
-    odd = not gap or lines.pop() or re.search("[\x00-\x09\x0b-\x1f]", whole) or not 1 <= len(lines) <= 64
-    need(not odd, "not a note")
+    need(gap and not lines.pop() and not re.search("[\x00-\x09\x0b-\x1f]", whole) and 1 <= len(lines) <= 64, "no note")
     signatures = []
     for line in lines:
         found = re.fullmatch(r"— ([^\s+]{1,128}) ([A-Za-z0-9+/=]{1,512})", line)
@@ -216,10 +208,10 @@ def check_marks(text, marks, origin, keys_of):  # the coordinator's under a head
 class Log:  # one pass over an exported log
     def __init__(self, path, operator, kept):
         self.path, self.operator, self.kept, self.register, self.since = path, operator, kept, NO_REGISTER, []
-        self.keys_of = lambda name: list_keys(self.register, name, self.time)
+        self.roster, self.keys_of = set(), lambda name: list_keys(self.register, name, self.time)
         self.last, self.last_hash, self.heads, self.tree, self.experiment, self.origin = {}, ZERO, [], Tree(), "", ""
         self.time = self.behind = self.number = self.signed = self.unsigned = self.uncovered = self.size = 0
-        self.claims, self.asked, self.term, self.jumps = [], deque(), -1, []
+        self.claims, self.asked, self.term, self.jumps, self.shown, self.views = [], deque(), -1, [], {}, []
 
     def verify(self, jobs):  # events' signatures in processes of their own; what is first in the file is told
         self.jobs = jobs or (min(cpu_count(), 16) if Path(self.path).stat().st_size > 2**23 else 1)
@@ -245,21 +237,19 @@ class Log:  # one pass over an exported log
             self.form = {b"KONSIL-LOG-1\n": 1, b"KONSIL-LOG-2\n": 2}.get(file.read(13), 0)
             need(self.form, f"{self.path}: is no exported log", Unreadable)
             place = 0
-            while (head := file.read(4)) != bytes(4):
-                place, length = place + 1, int.from_bytes(head, "big")
-                data = file.read(length) if len(head) == 4 and length <= MAX_RECORD else b""
-                try:
+            try:
+                while (head := file.read(4)) != bytes(4):
+                    place, length = place + 1, int.from_bytes(head, "big")
+                    where = f"{self.path}, record {place}: cut off, or changed: it cannot be read"
+                    data = file.read(length) if len(head) == 4 and length <= MAX_RECORD else b""
                     need(data and len(data) == length, "cut off")
                     self.take_record(data, place)
-                except CANNOT:
-                    raise Broken(f"{self.path}, record {place}: cut off, or changed: it cannot be read") from None
-            try:
-                closing = unpack(file.read(65))
+                where = f"{self.path}, after record {place}: what closes it was changed, or records were taken out"
+                counted, newest = sum(one.index for one in self.last.values()), self.heads[-1][0] if self.heads else b""
+                need(unpack(file.read(65)) == [self.form, counted, self.last_hash, newest], "it closes otherwise")
+                need(counted and (self.form == 1 or newest), "it is empty, or has no head")
             except CANNOT:
-                closing = None
-        counted, newest = sum(one.index for one in self.last.values()), self.heads[-1][0] if self.heads else b""
-        if closing != [self.form, counted, self.last_hash, newest] or not counted or (self.form == 2 and not newest):
-            raise Broken(f"{self.path}, after record {place}: what closes it was changed, or records were taken out")
+                raise Broken(where) from None
 
     def take_record(self, data, place):
         kind, *rest = ["entry", b"", data] if self.form == 1 else list.copy(unpack(data))
@@ -269,8 +259,7 @@ class Log:  # one pass over an exported log
         elif kind == "head":
             self.take_head(*rest)
         else:
-            gap, content = rest
-            self.take_entry(AuditedEntry(content), {"entry": False, "beside": True}[kind], gap, place)
+            self.take_entry(AuditedEntry(rest[1]), {"entry": False, "beside": True}[kind], rest[0], place)
 
     def take_entry(self, entry, beside, gap, place):
         before = self.last.get(entry.experiment)
@@ -279,8 +268,8 @@ class Log:  # one pass over an exported log
         follows = (entry.index, entry.previous) == ((before.index + 1, before.hash) if before else (1, ZERO))
         need(beside or follows, f"{entry.name}: it does not follow from the one before it, or some are missing", Broken)
         if self.form == 2:
-            if (entry.type not in ("term", "register")) if beside else (entry.experiment != self.experiment):
-                raise Broken(f"{entry.name}: it is no entry of {self.experiment}")
+            own = (entry.type in ("term", "register")) if beside else (entry.experiment == self.experiment)
+            need(own, f"{entry.name}: it is no entry of {self.experiment}", Broken)
             if not self.behind and self.tree.cross(entry.number - 1, gap):
                 self.tree.push(entry.leaf)
             need(self.tree.size == entry.number or not gap, f"{entry.name}: what stands before it does not fit", Broken)
@@ -290,10 +279,14 @@ class Log:  # one pass over an exported log
             self.register = read_register(data, self.operator, self.origin, entry.name, self.register)
         if beside and entry.type == "term" and type(term := unpack(entry.body).get("term")) is int:
             need(term > self.term, f"{entry.name}: term {term} begins after term {self.term}", Broken)
-            self.jumps, self.term = self.jumps + [(entry.number, self.term, term)] * (0 <= self.term < term - 1), term
+            jump = {"entry": entry.number, "before": self.term, "term": term}
+            self.jumps, self.term = self.jumps + [jump] * (0 <= self.term < term - 1), term
         if not beside:
             self.last[entry.experiment], self.last_hash, self.uncovered = entry, entry.hash, self.uncovered + 1
-            self.check_input(entry, unpack(entry.body, "input").get("input"))
+            body = unpack(entry.body, "input")
+            self.check_input(entry, body.get("input"))
+            if entry.type == "opening" and type(body.get("models")) is dict:
+                self.shown.setdefault((entry.experiment, body["round"]), {})[body["sha256"]] = body["models"]
 
     def check_input(self, entry, given):
         """A step's time is that of its input; an event in it is signed, or of who has no key yet and needs none."""
@@ -310,6 +303,14 @@ class Log:  # one pass over an exported log
         good = [k for k in mine if k["since"] - SKEW <= written < k["until"] + SKEW]
         good = [k["key"] for k in good if self.time < k["until"] + LATE and max(written, self.time) < k["revoked"]]
         self.signed, self.unsigned = self.signed + bool(signature), self.unsigned + (not signature)
+        self.roster |= {sender} if signature and said.get("kind") == "joined" else set()
+        known = self.shown.get((entry.experiment, said.get("round"))) if signature else None
+        if known and "answers" in (ext := unpack(payload)["ext"]):  # which opening, and the model that came with it
+            shown, model = known.get(ext["answers"]), ext.get("model")
+            named = model if shown is None else shown.get(sender, shown.get("", model))
+            what = "opening" if shown is None else "model" if (model or named) != named else ""
+            if what:
+                self.views.append({"entry": entry.number, "site": sender, "round": said["round"], "what": what})
         asked = signature or self.register["signatures"] == "required" or any(k["since"] <= self.time for k in mine)
         if asked and self.register["serial"]:
             words = f"{entry.name}: the signature of {sender} in it is missing or does not hold"
@@ -329,8 +330,8 @@ class Log:  # one pass over an exported log
         need(not self.behind and self.tree.cross(size, gap), f"{where}: the head of {size} does not fit here", Broken)
         need(self.tree.root() == root, f"{where}: the signed head of {size} entries has another root", Broken)
         own, witnesses = check_marks(text, marks, self.origin, self.keys_of)
-        if not own or own + len(witnesses) != len(marks) or None in witnesses.values():
-            raise Broken(f"{where}: a signature under the head of {size} entries does not hold, or is missing")
+        good = own and own + len(witnesses) == len(marks) and None not in witnesses.values()
+        need(good, f"{where}: a signature under the head of {size} entries does not hold, or is missing", Broken)
         self.heads.append((size, text, witnesses))
         self.since, self.uncovered = [], 0
 
@@ -366,9 +367,10 @@ def verify_file(path, operator, head, jobs):
     log.verify(jobs)
     size, _text, seen = log.heads[-1] if log.heads else (0, "", {})
     found = {"entries": {k: v.index for k, v in log.last.items()}, "uncovered": log.uncovered, "complete_to": size}
-    found["operator_checked"] = bool(operator) and log.register is not NO_REGISTER
-    found["term_jumps"] = [dict(zip(("entry", "before", "term"), one, strict=True)) for one in log.jumps]
-    return found | {"signed_events": log.signed, "unsigned_events": log.unsigned, "witnesses": seen}
+    found |= {"signed_events": log.signed, "unsigned_events": log.unsigned, "witnesses": seen, "views": log.views}
+    last = {site: max((one[0] for one in log.heads if site in one[2]), default=0) for site in sorted(log.roster)}
+    found |= {"term_jumps": log.jumps, "behind": {k: v for k, v in last.items() if v < max(last.values())}}
+    return found | {"operator_checked": bool(operator) and log.register is not NO_REGISTER}
 
 
 def main():

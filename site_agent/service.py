@@ -185,7 +185,7 @@ class Agent:
         self._receiver = ChunkReceiver(
             self.spool,
             clock,
-            on_complete=lambda key: self._errands.post_input(ModelReady(key.experiment, key)),
+            on_complete=lambda key, digest: self._errands.post_input(ModelReady(key.experiment, key, digest)),
             on_no_room=lambda name: self._errands.post_input(NoSpace(name)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("fetching", key, done, total),
             on_broken=lambda name: self._errands.post_input(PartBroken(name)),

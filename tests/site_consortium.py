@@ -32,9 +32,10 @@ from messages.kinds import (
 from messages.kinds import Transfer as Sealed
 from messages.names import RoutingKey
 from messages.tensors import layout
-from messages.tensors.codecs import CodecName
+from messages.tensors.codecs import CODECS, CodecName
 from messages.tensors.layout import manifest_of
 from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
+from nets.digest import model_digest
 from site_agent.config import SiteConfig
 
 CONSORTIUM = "test"
@@ -75,9 +76,11 @@ def site_config(state: Path, *trainer: str, **sections: Any) -> SiteConfig:
     return SiteConfig.model_validate({**plain, **sections})
 
 
-def round_start(transfer: Sealed, *, train_within: float = 60.0, evaluate: bool = False) -> RoundStart:
+def round_start(
+    transfer: Sealed, *, digest: str = "0" * 64, train_within: float = 60.0, evaluate: bool = False
+) -> RoundStart:
     return RoundStart(
-        transfer=transfer, model_digest="0" * 64, sites=["site-a"], evaluate=evaluate, train_within=train_within
+        transfer=transfer, model_digest=digest, sites=["site-a"], evaluate=evaluate, train_within=train_within
     )
 
 
@@ -201,16 +204,28 @@ class ScriptedCoordinator:
                 route = str(RoutingKey("global-chunk", "coordinator", experiment))
                 self.bus.publish(route, encode_chunk(header, buffer[start:end]))
 
+    def digest_of(self, number: int) -> str:
+        """Of the model that a round begins with; of a rounded copy any."""
+        sealed, _digests, buffer = self.sealed(number)
+        return model_digest(sealed.manifest, buffer) if CODECS[sealed.manifest.codec].exact else "0" * 64
+
     def start_round(
-        self, number: int, experiment: str = "exp-1", *, train_within: float = 60.0, evaluate: bool = False
+        self,
+        number: int,
+        experiment: str = "exp-1",
+        *,
+        digest: str = "",
+        train_within: float = 60.0,
+        evaluate: bool = False,
     ) -> Event:
-        body = round_start(self.sealed(number)[0], train_within=train_within, evaluate=evaluate)
+        digest = digest or self.digest_of(number)
+        body = round_start(self.sealed(number)[0], digest=digest, train_within=train_within, evaluate=evaluate)
         return self.say("round-start", body, experiment=experiment, round_number=number)
 
     def start_evaluation(self, number: int, selected: int) -> Event:
         models = [
-            Candidate(label="final", transfer=self.sealed(number)[0], model_digest="1" * 64),
-            Candidate(label="selected", transfer=self.sealed(selected)[0], model_digest="2" * 64),
+            Candidate(label=label, transfer=self.sealed(one)[0], model_digest=self.digest_of(one))
+            for label, one in (("final", number), ("selected", selected))
         ]
         body = EvaluationStart(models=models, sites=["site-a"], evaluate_within=60.0)
         return self.say("evaluation-start", body, experiment="exp-1", round_number=number)

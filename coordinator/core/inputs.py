@@ -194,7 +194,8 @@ class DiskFree(Input):
 
 
 class Barred(Input):
-    """The operator's register has no good key of a site any more: it takes no part in what goes on."""
+    """The operator's register has no good key any more of a site, which takes no part in what goes on, or of the
+    experiment's researcher: then it ends. `site`: the party."""
 
     input: Literal["barred"] = "barred"
     site: str

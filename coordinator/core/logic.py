@@ -34,7 +34,7 @@ KNOWN: dict[int, str] = {
     " early where scores no longer rise (`rounds.patience`)",
     6: "rounds may be secure: keys, shares, masked updates, consents, reveals; one without a sum is void; no site's"
     " statistics outweigh those of all others, and one that breaks what is pooled is left out; who declines while a"
-    " buffer is averaged has its update settled",
+    " buffer is averaged has its update settled; an experiment ends once its researcher's key is revoked",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

@@ -130,14 +130,15 @@ class Registers:
         self._barred = barred
         if barred:
             for experiment, state in sorted(self._steps.states.items()):
-                for site in sorted(barred & _waited_for(state)):
-                    self._steps.take_step(experiment, i.Barred(time=now, site=site))
+                for party in sorted(barred & _waited_for(state)):
+                    self._steps.take_step(experiment, i.Barred(time=now, site=party))
 
 
 def _waited_for(state: ExperimentState) -> frozenset[str]:
     if state.ended is not None:
         return frozenset()
-    return frozenset(site for site, one in state.members.items() if one.standing in (Standing.INVITED, Standing.JOINED))
+    sites = (site for site, one in state.members.items() if one.standing in (Standing.INVITED, Standing.JOINED))
+    return frozenset((*sites, state.researcher))
 
 
 def _mark_of(path: Path) -> tuple[int, int, int] | None:

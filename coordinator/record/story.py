@@ -15,6 +15,7 @@ from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import LogBroken, MalformedMessage
+from messages.log.views import OPENING
 from messages.sections import Supersedes
 
 COORDINATOR = "coordinator"
@@ -30,6 +31,8 @@ def tell_entry(entry: Entry) -> tuple[str, str]:
         return COORDINATOR, f"started under term {body.get('term', '?')}{jump}"
     if entry.type == REGISTER:
         return COORDINATOR, f"goes by register {_read_body(entry).get('serial', '?')} of the operator"
+    if entry.type == OPENING:
+        return COORDINATOR, f"opened a step of round {_read_body(entry).get('round', '?')}"
     if entry.type == HEAD:
         return COORDINATOR, f"signed a head of {_read_body(entry).get('size', '?')} entries"
     try:

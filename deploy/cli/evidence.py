@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,8 +88,9 @@ def verify(
             _write_evidence(html, file, verdict, [], head, f"{error.where}: {error.what}".replace(str(file), file.name))
         raise
     said, last = clocks.judge(), verdict.last
+    told = [*said.lines(), *tell_jumps(verdict), *tell_views(verdict), *tell_behind(verdict)]
     if html is not None:
-        _write_evidence(html, file, verdict, [*said.lines(), *tell_jumps(verdict)], head)
+        _write_evidence(html, file, verdict, told, head)
     if last is None:
         raise LogBroken("the log holds no entry", where=str(file))
     if json_:
@@ -105,6 +107,8 @@ def verify(
                 ],
                 "uncovered": verdict.uncovered,
                 "term_jumps": [{"entry": one.entry, "before": one.before, "term": one.term} for one in verdict.jumps],
+                "views": [asdict(one) for one in verdict.views],
+                "behind": verdict.behind,
                 "signed_events": verdict.signed,
                 "unsigned_events": verdict.unsigned,
                 "operator_checked": verdict.pinned and verdict.register is not None,
@@ -114,7 +118,7 @@ def verify(
     else:
         for experiment, count in verdict.counts.items():
             say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
-        for line in [*said.lines(), *tell_jumps(verdict), *tell_heads(verdict)]:
+        for line in [*told, *tell_heads(verdict)]:
             say_line(line)
         if head is not None:
             say_line("the head that was kept is one of this log's")
@@ -141,6 +145,29 @@ def tell_jumps(verdict: LogVerdict) -> list[str]:
         "restored or cut, or another one wrote on"
         for one in verdict.jumps
     ]
+
+
+def tell_views(verdict: LogVerdict) -> list[str]:
+    """Sites that were shown something else than the log has, in lines for people."""
+    told = {
+        "opening": "answers an opening of round {} that this log does not hold",
+        "model": "began round {} with another model than this log names",
+    }
+    return [
+        f"journal number {one.entry}: {one.site} {told[one.what].format(one.round)}: it was shown something else, or "
+        "says so"
+        for one in verdict.views
+    ]
+
+
+def tell_behind(verdict: LogVerdict) -> list[str]:
+    """Sites that do not witness, and since when, in lines for people."""
+    lines = []
+    for site, size in verdict.behind.items():
+        time = next((one.witnesses[site] for one in verdict.heads if one.head.size == size and size), None)
+        since = "any head" if time is None else f"since the head of {size} entries ({format_moment(time)})"
+        lines.append(f"{site} has not witnessed {since}")
+    return lines
 
 
 def tell_heads(verdict: LogVerdict) -> list[str]:

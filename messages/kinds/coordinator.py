@@ -33,6 +33,7 @@ from messages.scores import SplitScores
 from messages.sections import MOST_SITES
 from messages.statistics.configuration import Configuration
 from messages.statistics.fingerprint import DataFingerprint
+from messages.tensors.codecs import CODECS
 from messages.tensors.layout import Manifest
 
 
@@ -112,6 +113,14 @@ class RoundStart(Body):
             return self.transfer
         named = {"round": mine.round, "attempt": mine.attempt, "seal": mine.seal}
         return self.transfer.model_copy(update=named)
+
+    def find_attested(self, site: str) -> str:
+        """What a site's update says of the model that it began with: its digest; in a codec that is not exact, the seal
+        of the bytes that came."""
+        mine = None if self.own is None else self.own.get(site)
+        if not CODECS[self.transfer.manifest.codec].exact:
+            return self.transfer_to(site).seal
+        return self.model_digest if mine is None else mine.model_digest
 
 
 class RoundComplete(Body):

@@ -16,6 +16,7 @@ from messages.ground.errors import LogBroken, MalformedMessage
 from messages.log import exports
 from messages.log.exports import FramedRecord, LogRecord
 from messages.log.tree import hash_leaf
+from messages.log.views import SaidView, ShownOpening, read_view
 from messages.trust.register import Register
 from messages.trust.verifier import is_as_taken
 
@@ -43,6 +44,7 @@ class Examined(NamedTuple):
         term: of an entry beside an experiment's: the coordinator's term that begins.
         problem: what is wrong with body or signature; "": nothing.
         sender, signed: of the event in it, and whether it has a signature; "": it holds no event.
+        view: what it says of what was shown to whom.
         extracted: what the caller wants of it.
     """
 
@@ -55,6 +57,7 @@ class Examined(NamedTuple):
     problem: str = ""
     sender: str = ""
     signed: bool = False
+    view: ShownOpening | SaidView | None = None
     extracted: Any = None
 
 
@@ -96,10 +99,10 @@ def _examine_frame(frame: FramedRecord, form: int, register: Register | None, ex
         signed = bool(signature)
         if register is not None and not is_as_taken(register, sender, data, signature, payload.get("time"), entry.time):
             problem = f"the signature of {sender} in it is missing or does not hold"
-    extracted = extract(entry, body, payload) if holds and not problem else None
-    return Examined(
-        slim, leaf=leaf, hash_holds=holds, problem=problem, sender=sender, signed=signed, extracted=extracted
-    )
+    if not holds or problem:
+        return Examined(slim, leaf=leaf, hash_holds=holds, problem=problem, sender=sender, signed=signed)
+    view = read_view(entry.type, body, payload if signed else None)
+    return Examined(slim, leaf=leaf, sender=sender, signed=signed, view=view, extracted=extract(entry, body, payload))
 
 
 def _without_body(record: LogRecord, entry: Entry) -> LogRecord:

@@ -20,6 +20,7 @@ from messages.log.examining import REGISTER, TERM, Examined, Extract, extract_no
 from messages.log.exports import LogRecord
 from messages.log.heads import Head, check_cosignature, origin_of, read_head
 from messages.log.tree import Frontier
+from messages.log.views import SaidView, ShownOpening, SplitView, ViewCheck
 from messages.names import COORDINATOR
 from messages.trust.notes import Note, read_note
 from messages.trust.register import Register, check_successor, parse_register, read_register
@@ -58,6 +59,8 @@ class LogVerdict:
         uncovered: the experiment's entries behind the newest head, which only the chain links.
         by_party: sender → its events with a signature, which was checked, and without one.
         jumps: terms in it that do not follow.
+        views: words of sites that were shown something else than the log has.
+        roster: sites that joined, by their signed word.
         register: the newest one in the log; None: there is none.
         pinned: whether the registers were held against the operator's key that the caller named.
     """
@@ -68,6 +71,8 @@ class LogVerdict:
     uncovered: int = 0
     by_party: dict[str, tuple[int, int]] = field(default_factory=dict)
     jumps: list[TermJump] = field(default_factory=list)
+    views: list[SplitView] = field(default_factory=list)
+    roster: set[str] = field(default_factory=set)
     register: Register | None = None
     pinned: bool = False
 
@@ -80,6 +85,15 @@ class LogVerdict:
     def unsigned(self) -> int:
         """Events without one."""
         return sum(other for _one, other in self.by_party.values())
+
+    @property
+    def behind(self) -> dict[str, int]:
+        """Sites of the roster that have not witnessed the newest head that one of them did → the last that each did, by
+        its size; 0: none."""
+        last = {
+            site: max((one.head.size for one in self.heads if site in one.witnesses), default=0) for site in self.roster
+        }
+        return {site: size for site, size in sorted(last.items()) if size < max(last.values())}
 
     @property
     def newest(self) -> HeadCheck | None:
@@ -144,7 +158,7 @@ class ExportCheck:
         self._where, self._form, self._operator, self._kept, self._look = where, form, operator, kept, look
         self.verdict = LogVerdict() if verdict is None else verdict
         self.verdict.pinned = operator is not None
-        self._chain, self._tree = ChainCheck(), Frontier()
+        self._chain, self._tree, self._views = ChainCheck(), Frontier(), ViewCheck()
         self._experiment, self._origin = "", ""
         self._number = 0
         self._term: int | None = None
@@ -191,7 +205,17 @@ class ExportCheck:
         verdict.counts[entry.experiment] = verdict.counts.get(entry.experiment, 0) + 1
         verdict.last = entry
         verdict.uncovered += 1
+        self._take_view(entry, found.view)
         self._look(entry, found.extracted)
+
+    def _take_view(self, entry: Entry, view: ShownOpening | SaidView | None) -> None:
+        if isinstance(view, ShownOpening):
+            self._views.note_opening(entry.experiment, view)
+        elif view is not None:
+            if view.joined:
+                self.verdict.roster.add(view.party)
+            split = self._views.judge_word(entry.experiment, entry.number, view)
+            self.verdict.views += [] if split is None else [split]
 
     def _grow_tree(self, record: LogRecord, entry: Entry, leaf: bytes) -> None:
         if not self._behind and self._tree.cross_gap(entry.number - 1, record.gap):

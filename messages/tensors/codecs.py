@@ -53,6 +53,11 @@ class Codec:
     difference: ClassVar[bool] = False
     """Whether a rewritten tensor is the trained one less the one that the site received."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether every tensor comes out as it went in."""
+        return not self.rewrites("float32")
+
     def rewrites(self, dtype: str) -> bool:
         """Whether tensors of this dtype are written in another way than as their own bytes."""
         return False

@@ -13,8 +13,9 @@ from messages.trust.keys import SigningKey, verify_message
 
 CONTEXT = "konsil event 1"
 """The line that an event's signature begins with."""
-KEY, TO, AFTER, ANSWERS = "key", "to", "after", "answers"
-"""Words of `ext`: the key's name, the addressee or queue, the author's previous history event, what is answered."""
+KEY, TO, AFTER, ANSWERS, MODEL = "key", "to", "after", "answers", "model"
+"""Words of `ext`: the key's name, the addressee or queue, the author's previous history event, what is answered; the
+model that a site's update began with, as it received it."""
 KEY_NAME_DIGITS = 32
 """Hex digits of a fingerprint that name a key in an event."""
 

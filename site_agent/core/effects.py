@@ -12,6 +12,7 @@ from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.tensors.signed_chunks import CHUNKS, SIGNED
 from messages.tensors.transfer import TransferKey
+from messages.trust.signatures import MODEL
 from site_agent.core.decisions import (
     Begin,
     Configure,
@@ -62,7 +63,7 @@ class Say:
     body: Body
     attempt: int | str = 1
     more: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """What goes into its `ext`: keyed digests of what the site keeps."""
+    """What goes into its `ext`: keyed digests of what the site keeps, the model that it received."""
     question: bytes | None = None
     """The event that it answers; None: what the job's step was opened with."""
 
@@ -269,7 +270,8 @@ def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
     job, row = change.job, row_of(change.job)
     assert row is not None  # noqa: S101 (for mypy: an update is of a step)
     question = None if job.secure is None else job.secure.masking
-    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.attempt, question=question),)
+    seen = {MODEL: job.round_start.find_attested(change.site)}
+    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.attempt, seen, question),)
 
 
 def _give_up(change: _Change, x: GiveUp) -> tuple[Effect, ...]:

@@ -53,7 +53,7 @@ from site_agent.core.inputs import (
 from site_agent.core.jobs import Agenda, Job, Phase, Trained, event_of, experiment_of, must_mask
 from site_agent.core.secure.decisions import AwaitMasking, LeaveSecure, MaskAgain
 from site_agent.core.secure.heard import judge_start
-from site_agent.core.steps import opening_of
+from site_agent.core.steps import is_well_named, named_models, opening_of
 
 # handlers: what our own parts say
 
@@ -102,10 +102,13 @@ def prepared_again(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
 
 @handles(ModelReady)
 def model_ready(agenda: Agenda, job: Job, said: ModelReady) -> Decisions:
-    """A global model is complete on disk. Records `Fetched`; with the last one the job queues for the slot."""
+    """A global model is complete on disk. Records `Fetched`; with the last one the job queues for the slot. `GiveUp`
+    where it is not the model that the step names: what the site attests, it has computed."""
     wanted = {effect.key.stem for effect in list_fetches(job, agenda.site)}
     if said.key.stem not in wanted or said.key.stem in job.fetched:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    if said.digest not in (None, named_models(job, agenda.site)[said.key.stem]) or not is_well_named(job):
+        return _give_up(job, Reason.OTHER_CONTEXT)
     return (Fetched(job.experiment, said.key.stem),)
 
 

@@ -52,10 +52,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ModelReady:
-    """A global model is complete on disk."""
+    """A global model is complete on disk. `digest`: of the model as it was received; None: its codec is not exact, and
+    its seal is all that names it."""
 
     experiment: str
     key: TransferKey
+    digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from messages import kinds
 from messages.envelope import Event
 from messages.kinds import Body
 from messages.kinds import Transfer as Sealed
+from messages.names import COORDINATOR
+from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Job, Phase, event_of
 
 
@@ -113,6 +115,32 @@ def row_of(job: Job) -> StepRow | None:
 def models_of(job: Job, site: str) -> tuple[Sealed, ...]:
     """The models that the job's step needs at the site of this name; none where it works on none."""
     return () if job.start is None else STEPS[event_of(job.start).kind].read(event_of(job.start), site).models
+
+
+def named_models(job: Job, site: str) -> Mapping[str, str]:
+    """The digests of the models that the job's step names, by the stem of their files."""
+    body = None if job.start is None else event_of(job.start).body
+    found: list[tuple[Sealed, str]] = []
+    if isinstance(body, kinds.RoundStart):
+        own = None if body.own is None else body.own.get(site)
+        found = [(body.transfer_to(site), body.model_digest if own is None else own.model_digest)]
+    elif isinstance(body, kinds.EvaluationStart):
+        found = [(one.transfer, one.model_digest) for one in body.models]
+        if body.combined is not None:
+            parts = body.combined.parts
+            found += [(sealed, parts[label].model_digest) for label, sealed in body.combined.transfers().items()]
+    keys = [TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt) for sealed, _digest in found]
+    return {key.stem: digest for key, (_sealed, digest) in zip(keys, found, strict=True)}
+
+
+def is_well_named(job: Job) -> bool:
+    """Whether an ensemble that is to be scored has the name that its parts give it."""
+    body = None if job.start is None else event_of(job.start).body
+    combined = body.combined if isinstance(body, kinds.EvaluationStart) else None
+    if combined is None:
+        return True
+    parts = {label: (one.model_digest, combined.weights[label]) for label, one in combined.parts.items()}
+    return kinds.name_ensemble(combined.rule, parts) == combined.model_digest
 
 
 def opening_of(event: Event) -> int:

@@ -23,9 +23,11 @@ from messages.ground.errors import KonsilError, MalformedMessage
 from messages.kinds import ChunksWanted
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR, GLOBAL
-from messages.tensors.seals import Sealer
+from messages.tensors.codecs import CODECS
+from messages.tensors.seals import Sealer, map_file
 from messages.tensors.signed_chunks import ChunkCheck
 from messages.tensors.transfer import ChunkHeader, Incoming, TransferKey, decode_chunk
+from nets.digest import model_digest
 from site_agent.disk.spool import Spool
 from site_agent.wire.pace import Pace
 
@@ -70,7 +72,8 @@ class ChunkReceiver:
     """Brings global models to disk.
 
     Args:
-        on_complete: called with the transfer's key once its file is complete.
+        on_complete: called with the transfer's key once its file is complete, and the digest of the model in it; None
+            where its codec is not exact.
         on_no_room: called with the experiment when there is no room for a model.
         on_broken: called with an experiment when receiving its model raised what nobody foresaw.
         ask: publishes a `chunks-wanted` (experiment, body).
@@ -84,7 +87,7 @@ class ChunkReceiver:
         spool: Spool,
         clock: Clock,
         *,
-        on_complete: Callable[[TransferKey], None],
+        on_complete: Callable[[TransferKey, str | None], None],
         on_no_room: Callable[[str], None],
         on_progress: Callable[[TransferKey, int, int], None],
         ask: Callable[[str, ChunksWanted], None],
@@ -288,7 +291,7 @@ class ChunkReceiver:
 
     def _announce_transfer(self, key: TransferKey, sealed: Sealed, signed: bool) -> None:
         if self._have_file(key, sealed):
-            self._on_complete(key)
+            self._tell_complete(key, sealed)
             return
         self._done.discard(key)
         wanted = self._wanted.setdefault(key, self._heard_of())
@@ -340,7 +343,13 @@ class ChunkReceiver:
             return
         del self._wanted[key]
         self._done.add(key)
-        self._on_complete(key)
+        self._tell_complete(key, sealed)
+
+    def _tell_complete(self, key: TransferKey, sealed: Sealed) -> None:
+        """Its digest is computed of what lies here: nothing that is attested is repeated from what was announced."""
+        manifest, path = sealed.manifest, self._spool.global_file(key)
+        exact = CODECS[manifest.codec].exact
+        self._on_complete(key, model_digest(manifest, map_file(path, manifest)) if exact else None)
 
     def _ask_again(self) -> None:
         now = self._clock.monotonic()

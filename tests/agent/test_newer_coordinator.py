@@ -21,7 +21,10 @@ def test_a_kind_of_a_newer_coordinator_is_counted_and_the_site_goes_on(
     )
     coordinator.bus.publish("plan-told.coordinator.exp-1.site-a", unknown)
     coordinator.say("standing", Standing(state="running", events=[unknown]), experiment="exp-1", to="site-a")
-    round_start = script.round_start(coordinator.sealed(1)[0]).as_plain() | {"order": 1, "plan": "by-size"}
+    round_start = script.round_start(coordinator.sealed(1)[0], digest=coordinator.digest_of(1)).as_plain() | {
+        "order": 1,
+        "plan": "by-size",
+    }
     newer = written(
         "round-start",
         round_start,

@@ -34,7 +34,11 @@ def test_an_event_that_the_broker_lost_comes_with_the_answer_to_an_enquiry(
     eventually(lambda: len(coordinator.of("hello")) >= 3, what="the site to ask, again and again")
     # Written, and confirmed, and never on the stream: only the standing holds it.
     lost = coordinator.author.write_event(
-        "round-start", script.round_start(coordinator.sealed(1)[0]), time=0.0, experiment="exp-1", round_number=1
+        "round-start",
+        script.round_start(coordinator.sealed(1)[0], digest=coordinator.digest_of(1)),
+        time=0.0,
+        experiment="exp-1",
+        round_number=1,
     )
     coordinator.say("standing", Standing(state="running", events=[lost.raw]), experiment="exp-1", to="site-a")
     assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")

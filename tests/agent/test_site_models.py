@@ -11,6 +11,7 @@ from agent_rig import Start, joined, through_rounds, training
 from brokers import eventually
 
 from messages.kinds import ChunksWanted
+from messages.reasons import Reason
 from messages.tensors.codecs import CodecName
 from site_agent.service import Agent
 from site_agent.training.null import round_addend
@@ -36,6 +37,21 @@ def test_an_update_leaves_in_the_experiments_codec(
     expected = step if codec == "bfloat16-difference" else np.rint((1 + step) * 128) / 128
     np.testing.assert_array_equal(update["w"], np.full(1500, expected))
     np.testing.assert_array_equal(update["b"], np.arange(3) + float(step))
+
+
+def test_a_site_computes_the_digest_of_the_model_that_came_and_trains_no_other_than_the_round_names(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start()
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1, digest=coordinator.digest_of(2)[::-1])
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason == Reason.OTHER_CONTEXT
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert (ready.round, ready.ext["model"]) == (2, coordinator.digest_of(2))
 
 
 def test_missing_chunks_of_a_global_model_are_asked_for(
@@ -126,9 +142,9 @@ def test_both_candidates_are_scored_once_on_validation_and_test(
     coordinator.send_model(4)
     coordinator.send_model(2)
     scored = eventually(lambda: coordinator.of("evaluated"), what="evaluated")[0]
-    assert {label: one.model_digest[0] for label, one in scored.body.scores.items()} == {
-        "final": "1",
-        "selected": "2",
+    assert {label: one.model_digest for label, one in scored.body.scores.items()} == {
+        "final": coordinator.digest_of(4),
+        "selected": coordinator.digest_of(2),
     }
     test = scored.body.scores["final"].splits["test"]
     assert test.cases == 8

@@ -8,7 +8,9 @@ from brokers import eventually
 
 
 def open_round(coordinator: script.ScriptedCoordinator, opening: int, *sites: str) -> None:
-    body = script.round_start(coordinator.sealed(1)[0]).model_copy(update={"sites": list(sites)})
+    body = script.round_start(coordinator.sealed(1)[0], digest=coordinator.digest_of(1)).model_copy(
+        update={"sites": list(sites)}
+    )
     coordinator.say("round-start", body, experiment="exp-1", round_number=1, nonce=opening)
     if "site-a" in sites:
         said = lambda: str(opening) in {one.attempt for one in coordinator.of("round-accepted")}  # noqa: E731

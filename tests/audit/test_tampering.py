@@ -15,6 +15,7 @@ import pytest
 from coordinator_kit import CONSORTIUM
 from evidence_rig import (
     ORIGIN,
+    SITES,
     VERIFIER,
     Evidence,
     Said,
@@ -40,6 +41,7 @@ from messages.log import cores, exports
 from messages.log.exports import LogRecord
 from messages.log.heads import Head, sign_head
 from messages.log.verification import verify_export
+from messages.log.views import OPENING
 from messages.trust.notes import read_note
 from messages.trust.register import replace_keys, sign_register
 
@@ -75,7 +77,7 @@ def test_an_untouched_log_holds_and_says_up_to_where_and_who_saw_it(evidence: Ev
     assert said["heads"][-1]["size"] == other["complete_to"]
     assert said["heads"][-1]["witnesses"] == other["witnesses"]
     assert sorted(other["witnesses"]) == ["site-a", "site-b", "site-c"]
-    assert (said["entries"], said["uncovered"]) == (other["entries"], other["uncovered"]) == ({"exp-1": 34}, 0)
+    assert (said["entries"], said["uncovered"]) == (other["entries"], other["uncovered"]) == ({"exp-1": 37}, 0)
     assert said["operator_checked"]
     assert other["operator_checked"]
 
@@ -125,7 +127,7 @@ Change = Callable[[list[Entry], int], list[Entry]]
 
 def change_cases(entries: list[Entry], place: int) -> list[Entry]:
     body = codec.unpack(entries[place].body, max_bytes=chain.MAX_ENTRY)
-    body["decisions"] = [*body["decisions"], {"decision": "settled", "event": "0" * 32, "sender": "site-a"}]
+    body["decisions"] = [*body.get("decisions", ()), {"decision": "settled", "event": "0" * 32, "sender": "site-a"}]
     return [*entries[:place], replace(entries[place], body=codec.pack(body)), *entries[place + 1 :]]
 
 
@@ -400,7 +402,7 @@ def test_one_entry_is_proven_without_the_others_and_a_changed_proof_is_not(evide
             run_standalone(proof, *operator).status,
         )
         assert 0 not in statuses, old
-    assert run_konsil("audit", "prove", evidence.log, "35", "--out", proof).status == 2
+    assert run_konsil("audit", "prove", evidence.log, "38", "--out", proof).status == 2
 
 
 def test_what_led_to_a_model_is_listed_from_its_log(evidence: Evidence) -> None:
@@ -482,6 +484,77 @@ def test_a_term_that_does_not_follow_is_named_and_one_that_goes_back_breaks_the_
     for words in told_by_both(path):
         assert "term 12 begins after term 12" in words
         assert numbers_in(words) == [[one.number for one in made if one.type == TERM][-1]]
+
+
+def mine_of_type(evidence: Evidence, type_: str) -> list[Entry]:
+    return [one for place in mine(evidence) if (one := evidence.entries[place]).type == type_]
+
+
+def views_of(path: Path) -> list[dict[str, Any]]:
+    """What both verifiers say that sites saw, and the log lacks; such a log is not altered."""
+    ours, theirs = run_konsil("audit", "verify", path, "--json"), run_standalone(path, "--json")
+    assert (ours.status, theirs.status) == (0, 0), (ours, theirs)
+    found: list[dict[str, Any]] = read_json(ours)["views"]
+    assert read_json(theirs)["views"] == found
+    return found
+
+
+def test_a_site_that_was_shown_another_opening_or_model_than_the_log_has_is_named(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    """A coordinator that shows one site another model has to keep one of the two openings out of its log, or name one
+    model for both: it writes its journal as it likes, and the sites' signed words contradict it."""
+    assert views_of(evidence.log) == []
+    path = tmp_path / "split"
+
+    def write_split(change: dict[str, Any]) -> list[Entry]:
+        def split(one: Entry) -> Entry:
+            body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
+            hides = (one.type, one.experiment, body.get("round")) == (OPENING, "exp-1", 2)
+            return replace(one, body=codec.pack({**body, **change})) if hides else one
+
+        made = write_anew(evidence.entries, TrustKit.key_of("coordinator"), split)
+        write_export(path, made)
+        return made
+
+    made = write_split({"sha256": "0" * 64})
+    found = views_of(path)
+    assert {(one["site"], one["round"], one["what"]) for one in found} == {(one, 2, "opening") for one in SITES}
+    said = [one.number for one in made if one.experiment == "exp-1" and one.type == "step" and b"answers" in one.body]
+    assert {one["entry"] for one in found} <= set(said)
+    first, told = found[0], "answers an opening of round 2 that this log does not hold"
+    words = f"journal number {first['entry']}: {first['site']} {told}"
+    assert words in run_konsil("audit", "verify", path).words
+    openings = [codec.unpack(one.body) for one in mine_of_type(evidence, OPENING)]
+    (models,) = (one["models"] for one in openings if one["round"] == 2 and one["models"])
+    assert [*models] == [""]
+    write_split({"models": {**models, "site-b": "f" * 64}})
+    assert [(one["site"], one["round"], one["what"]) for one in views_of(path)] == [("site-b", 2, "model")]
+    assert "site-b began round 2 with another model than this log names" in run_konsil("audit", "verify", path).words
+
+
+def test_a_site_that_no_longer_witnesses_is_named_with_the_last_head_that_it_did(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    listed = records_of(evidence.log)
+    sizes = [exports.size_of(one.data) for one in listed if one.type == exports.HEAD]
+
+    def without(least: int) -> Path:
+        made = []
+        for one in listed:
+            if one.type == exports.HEAD and exports.size_of(one.data) > least:
+                note = read_note(one.data)
+                kept = tuple(mark for mark in note.signatures if mark.name != "site-c")
+                one = replace(one, data=replace(note, signatures=kept).encode())
+            made.append(one)
+        return rewrite(tmp_path / "behind", made)
+
+    for last, words in ((sizes[1], f"site-c has not witnessed since the head of {sizes[1]} entries"), (0, "any head")):
+        path = without(last)
+        ours, theirs = run_konsil("audit", "verify", path, "--json"), run_standalone(path, "--json")
+        assert read_json(ours)["behind"] == read_json(theirs)["behind"] == {"site-c": last}
+        assert words in run_konsil("audit", "verify", path).words
+    assert read_json(run_konsil("audit", "verify", evidence.log, "--json"))["behind"] == {}
 
 
 def test_the_command_writes_the_export_out_of_the_journal(evidence: Evidence, tmp_path: Path) -> None:

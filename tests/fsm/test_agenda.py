@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 from agenda_kit import (
     ENDINGS,
+    MANIFEST,
     PREPARED,
     SCORES,
+    SEAL,
     STANDING,
     WAYS,
     accepted,
@@ -26,16 +28,19 @@ from agenda_kit import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from messages import kinds
 from messages.kinds import ExperimentPaused, ExperimentResumed
 from messages.reasons import Reason
+from messages.tensors.transfer import TransferKey
 from site_agent.core.agenda import HEARD, OWN, TABLE, IllegalInput, decide, restore_agenda
-from site_agent.core.decisions import Ignore
+from site_agent.core.decisions import GiveUp, Ignore
 from site_agent.core.effects import Fetch, Free, Halt, RunEvaluate, RunPrepare, RunTrain, Say, SendChunks
 from site_agent.core.inputs import (
     AnyInput,
     Approved,
     ChunksSent,
     Heard,
+    ModelReady,
     NoSpace,
     Receipted,
     Restarted,
@@ -109,6 +114,40 @@ MOVES: list[tuple[Phase, AnyInput, Phase, list[str]]] = [
 def test_a_pair_leads_where_the_table_says(phase: Phase, given: AnyInput, becomes: Phase, says: list[str]) -> None:
     agenda, _ = after(WAYS[phase])
     assert does(agenda, given)[:2] == (becomes, says)
+
+
+@pytest.mark.parametrize(("way", "number"), [(round_start(), 1), (evaluation_start(), 3)])
+def test_a_model_that_is_not_the_one_that_the_step_names_is_not_worked_with(way: Heard, number: int) -> None:
+    agenda, _ = after([accepted(), PREPARED, way])
+    decided = decide(agenda, replace(model_ready(number), digest="f" * 64))
+    assert decided == (GiveUp("e", number, 1, Reason.OTHER_CONTEXT),)
+
+
+def test_an_ensemble_whose_name_its_parts_do_not_make_is_not_scored() -> None:
+    part = kinds.OwnModel(round=3, attempt=3, seal=SEAL, model_digest="d" * 64)
+    named = kinds.name_ensemble("mean", {"own-1": ("d" * 64, 1.0)})
+    for name, refused in ((named, False), ("e" * 64, True)):
+        combined = kinds.Combined(
+            label="ensemble", rule="mean", weights={"own-1": 1.0}, parts={"own-1": part}, manifest=MANIFEST,
+            model_digest=name,
+        )  # fmt: skip
+        body = kinds.EvaluationStart(models=[], sites=["site-a"], evaluate_within=9.0, combined=combined)
+        agenda, _ = after([accepted(), PREPARED, Heard(said("evaluation-start", body, 3))])
+        given = ModelReady("e", TransferKey("e", 3, "coordinator", 3), "d" * 64)
+        assert any(isinstance(one, GiveUp) for one in decide(agenda, given)) is refused
+
+
+def test_weights_ready_says_the_model_that_the_update_began_with_as_the_site_received_it() -> None:
+    sent = ChunksSent("e", 1, 1)
+    *_, todo = step(after(WAYS[Phase.SENDING])[0], sent)
+    assert [one.more for one in todo if isinstance(one, Say)] == [{"model": "0" * 64}]
+    # A copy that is rounded has no digest of the model: its seal is what the site has computed.
+    body = round_start().event.body
+    rounded = body.transfer.model_copy(update={"manifest": MANIFEST.in_codec("bfloat16")})
+    start = Heard(said("round-start", body.model_copy(update={"transfer": rounded}), 1))
+    agenda, _ = after([accepted(), PREPARED, start, model_ready(), trained()])
+    *_, todo = step(agenda, sent)
+    assert [one.more for one in todo if isinstance(one, Say)] == [{"model": SEAL}]
 
 
 def test_a_gpu_that_failed_twice_in_a_round_ends_it() -> None:

@@ -24,6 +24,7 @@ from messages.reasons import Reason
 from messages.trust.keys import derive_key, read_key, write_key
 from messages.trust.register import KeyEntry, Register, read_register, replace_keys, sign_register
 from messages.trust.signatures import digest_payload, split_event
+from site_agent.core.jobs import Phase
 
 
 def test_a_whole_experiment_is_signed_by_all_and_each_answer_names_what_it_answers(tmp_path: Path) -> None:
@@ -98,6 +99,29 @@ def test_an_experiment_fails_where_revoking_leaves_fewer_sites_than_it_needs(tmp
         assert failed.body == kinds.ExperimentFailed(reason=Reason.QUORUM_NOT_MET)
 
     run_signed(tmp_path, work, sections(ring))
+
+
+def test_an_experiment_ends_with_a_code_once_its_researchers_key_is_revoked(tmp_path: Path) -> None:
+    ring = ring_of(tmp_path)
+
+    def work(consortium: VirtualConsortium) -> None:
+        start(consortium)
+        consortium.until("round-start", 7200.0)
+        now = consortium.clock.wall()
+        change_register(
+            ring, consortium, lambda one: one.model_copy(update={"revoked": now}) if one.name == "dr-a" else one
+        )
+        failed = consortium.until("experiment-failed", 60.0)
+        assert failed.body == kinds.ExperimentFailed(reason=Reason.NO_GOOD_KEY)
+
+        def ended() -> bool:
+            return {one._steps.agenda.phase_of("exp-1") for one in consortium.agents.values()} == {Phase.ENDED}
+
+        assert consortium.clock.wait_until(ended, 60.0, every=1.0)
+
+    run_signed(tmp_path, work, sections(ring))
+    replayed = [*replay([*open_readonly(tmp_path / "coordinator")])]
+    assert all(step.agrees for step in replayed), [step.problem for step in replayed if not step.agrees]
 
 
 def test_a_consortium_learns_to_sign_party_by_party_without_a_lost_round_and_then_cannot_go_back(

@@ -139,11 +139,14 @@ def take_exclude(state: ExperimentState, given: i.Received) -> Answer:
 
 @handles(i.Barred)
 def take_barred(state: ExperimentState, given: i.Barred) -> Answer:
-    """The operator revoked a site's key: it takes no part any more, whoever would have it otherwise.
+    """The operator revoked a party's key. A site takes no part any more, whoever would have it otherwise.
 
     Records `Excluded`, as for experiment-exclude, and `Failed` where fewer than `quorum.least_sites` are left that have
-    joined. While sites are still recruited, enrolment decides that.
+    joined. While sites are still recruited, enrolment decides that. If it is the experiment's own researcher, nobody
+    may steer or end it any more: records `Failed`.
     """
+    if state.logic >= 6 and given.site == state.researcher:
+        return (*receipts_left(state), d.Failed(time=given.time, reason=given.reason))
     member = state.members.get(given.site)
     if member is None or member.standing in (Standing.EXCLUDED, Standing.DECLINED):
         return ()

@@ -40,7 +40,7 @@ class Site:
         self.receiver = ChunkReceiver(
             self.spool,
             SystemClock(),
-            on_complete=lambda _key: self.complete.set(),
+            on_complete=lambda _key, _digest: self.complete.set(),
             on_no_room=lambda _name: None,
             on_progress=lambda _key, _done, _total: None,
             ask=lambda _name, body: self.asked.append(body),
