@@ -137,6 +137,9 @@ def _assemble_numbers(
 
 def _lacking(reason: Reason, what: str, candidate: Candidate, layout: Layout) -> CaseError:
     """Why a file is missing: perhaps it is there, and nothing says what it is."""
+    if not candidate.unrecognised and candidate.foreign:
+        what += f" that is NIfTI in one file; there is {show_name(candidate.foreign)}"
+        return CaseError(reason, what, where=candidate.key, advice="Convert it to NIfTI in one file (.nii.gz)")
     if not candidate.unrecognised:
         return CaseError(reason, what, where=candidate.key)
     what += f", and nothing says what {show_name(candidate.unrecognised)} is"
@@ -182,6 +185,8 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
                 if own == path:
                     image[channel] = voxels[..., case.volumes[channel]] if voxels.ndim == 4 else voxels
                     look.judge_values(image[channel], file.name)
+                    if case.label is not None:
+                        look.judge_against_label(image[channel], lying.read_voxels, file.name)
         return LoadedCase(image, label, concepts, lying.affine)
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 
 LABEL, IGNORE = "label", "ignore"
 """Roles beside the channels."""
-_SUFFIX = re.compile(r"\.nii(\.gz)?(\.enc)?$", re.IGNORECASE)
+_COPY = (
+    r"(?: ?\(\d{1,2}\)| \((?:another |\d+\w\w )?copy\)| \([^()]*(?:conflict|konflikt|conflit|conflicto)[^()]*\)"
+    r"| - (?:copy|kopie|copie|copia|kopia|kopi|kopio|cópia)(?: ?\(\d+\))?|[ _]copy(?:[ _]\d+)?|\.sync-conflict-[\w-]+)"
+)
+"""What browsers, file managers and syncing programs put behind the name of a second copy."""
+_COPIED = re.compile(_COPY + "$", re.IGNORECASE)
+_SUFFIX = re.compile(rf"\.nii(?P<mark>{_COPY}(?=\.gz))?(\.gz)?(\.enc)?$", re.IGNORECASE)
+_FOREIGN = re.compile(
+    r"\.(?P<kind>img|hdr|nrrd|nhdr|mha|mhd|mgz|mgh|mnc|dcm|ima|npy|npz|tiff?|zip|7z|rar|tar)(?:\.gz)?$", re.IGNORECASE
+)
 _ENDINGS = {
     "T1": ("t1", "t1n"),
     "T1c": ("t1ce", "t1c", "t1gd"),
@@ -27,7 +36,20 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 def nifti_stem(name: str) -> str | None:
     """A NIfTI file's name without its ending (".enc": encrypted, `vault`); None for another file."""
-    return _SUFFIX.sub("", name) if _SUFFIX.search(name) else None
+    found = _SUFFIX.search(name)
+    return None if found is None else name[: found.start()] + (found["mark"] or "")
+
+
+def strip_copy(stem: str) -> str:
+    """A name without what a second copy got behind it: "seg (1)", "seg - Copy", "seg (conflicted copy …)" → "seg"."""
+    return _COPIED.sub("", stem) or stem
+
+
+def foreign_stem(name: str) -> str | None:
+    """The name, without ending, of an image in a format that is not read (pairs of files, NRRD, DICOM, archives …);
+    None for another file."""
+    found = None if _SUFFIX.search(name) else _FOREIGN.search(name)
+    return None if found is None else name[: found.start()]
 
 
 def is_picture(name: str) -> bool:
@@ -93,12 +115,13 @@ class FoundFiles:
 
     Attributes:
         chosen: role → the first file. rivals: further files of a role, which may differ from it.
-        unrecognised: a NIfTI file that no ending fits.
+        unrecognised: a NIfTI file that no ending fits. foreign: an image in a format that is not read.
     """
 
     chosen: dict[str, Path] = field(default_factory=dict)
     rivals: list[tuple[str, Path]] = field(default_factory=list)
     unrecognised: str = ""
+    foreign: str = ""
 
     def add_file(self, role: str | None, path: Path) -> None:
         """Enter a NIfTI file."""

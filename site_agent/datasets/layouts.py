@@ -9,6 +9,7 @@ a channel, NAME_0000.nii.gz.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,15 @@ from messages.ground.errors import DataError
 from messages.ground.written.identifiers import normalise_identifier
 from site_agent.datasets.config import MOST_CONCEPTS, DatasetConfig
 from site_agent.datasets.description import DescribedLabels, Description, read_description
-from site_agent.datasets.filenames import LABEL, FileRoles, FoundFiles, nifti_stem, split_channel
+from site_agent.datasets.filenames import (
+    LABEL,
+    FileRoles,
+    FoundFiles,
+    foreign_stem,
+    nifti_stem,
+    split_channel,
+    strip_copy,
+)
 from site_agent.datasets.opening import is_folder, show_name
 from site_agent.datasets.tables.config import TableColumns
 from site_agent.datasets.tables.rows import EncodeValue, map_classes, read_table
@@ -37,7 +46,8 @@ class Candidate:
         images: by channel. label: None where there is none.
         unreadable: why the case's own folder cannot be looked into.
         rivals: further files of a role (channel, or "label"): one name too many, unless they hold the same.
-        unrecognised: the name of a NIfTI file of which nothing says what it is.
+        unrecognised: the name of a NIfTI file of which nothing says what it is. foreign: that of an image in a format
+            that is not read.
         numbers: by channel, as a table without images writes them.
         patient: where a table says it. words: what a table says of the case, as the site writes it.
         cells: of a table's line that nobody understands, what may name a patient.
@@ -49,6 +59,7 @@ class Candidate:
     unreadable: str = ""
     rivals: tuple[tuple[str, Path], ...] = ()
     unrecognised: str = ""
+    foreign: str = ""
     patient: str = ""
     words: tuple[str, ...] = ()
     numbers: Mapping[str, str] = field(default_factory=dict)
@@ -118,7 +129,7 @@ def find_cases(config: DatasetConfig) -> Layout:
     if not layout.candidates:
         lying = _name_stray(config.path)
         raise DataError(
-            "the folder holds no case" + (f", but NIfTI files such as {lying}" if lying else ""),
+            "the folder holds no case" + (f", but {lying}" if lying else ""),
             where=str(config.path),
             advice='A "brats" data set has a folder a case with files such as NAME-t1c.nii.gz and NAME-seg.nii.gz'
             if config.source == "brats"
@@ -204,14 +215,21 @@ def _find_brats(config: DatasetConfig) -> Layout:
         lying = FoundFiles()
         for file in files:
             if (stem := nifti_stem(file.name)) is not None and not is_folder(file):
-                lying.add_file(roles.find_role(stem), Path(file.path))
+                lying.add_file(roles.find_role(stem) or roles.find_role(strip_copy(stem)), Path(file.path))
+            elif foreign_stem(file.name) is not None:
+                lying.foreign = lying.foreign or file.name
         if lying.chosen:
-            below += [f"{entry.name}/{one.name}" for one in files if is_folder(one) and _name_stray(Path(one.path), 0)]
-        if lying.chosen or lying.unrecognised:  # a folder of something else is no case
-            label = lying.chosen.pop(LABEL, None)
-            found.append(Candidate(entry.name, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
+            below += [f"{entry.name}/{one.name}" for one in files if is_folder(one) and _holds_nifti(Path(one.path))]
+        if lying.chosen or lying.unrecognised or lying.foreign:  # a folder of something else is no case
+            found.append(_make_candidate(entry.name, lying))
     remarks = () if not below else (_say_below(below),)
     return Layout(tuple(found), dict(config.labels), stray=tuple(stray), unused=roles.unused, remarks=remarks)
+
+
+def _make_candidate(key: str, lying: FoundFiles) -> Candidate:
+    label = lying.chosen.pop(LABEL, None)
+    rivals = tuple(lying.rivals)
+    return Candidate(key, lying.chosen, label, "", rivals, lying.unrecognised, lying.foreign)
 
 
 def _say_below(folders: Sequence[str]) -> str:
@@ -245,10 +263,12 @@ def _find_pairs(config: DatasetConfig) -> Layout:
     for stem, paths in labels.items():
         for path in paths:
             found.setdefault(stem, FoundFiles()).add_file(LABEL, path)
-    candidates = []
-    for key, lying in sorted(found.items()):
-        label = lying.chosen.pop(LABEL, None)
-        candidates.append(Candidate(key, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
+    for place in (IMAGES, LABELS):
+        for entry in list_entries(config.path / place):
+            if (foreign := foreign_stem(entry.name)) is not None:
+                case = (split_channel(foreign) or (foreign,))[0] if raw else foreign
+                found.setdefault(case, FoundFiles()).foreign = entry.name
+    candidates = [_make_candidate(key, lying) for key, lying in sorted(found.items())]
     layout = Layout(tuple(candidates), dict(described.concepts), channels, not raw, described.ignored)
     return replace(layout, unused=roles.unused)
 
@@ -301,11 +321,16 @@ def _place_image(stem: str, channels: Sequence[str]) -> tuple[str, str | None]:
 
 
 def _list_niftis(folder: Path) -> dict[str, list[Path]]:
-    """NIfTI files by their names without endings."""
-    found: dict[str, list[Path]] = {}
-    for entry in list_entries(folder):
-        if (stem := nifti_stem(entry.name)) is not None and not is_folder(entry):
-            found.setdefault(stem, []).append(Path(entry.path))
+    """NIfTI files by their names without endings; a second copy beside the first under the first one's name."""
+    lying = [
+        (stem, Path(entry.path))
+        for entry in list_entries(folder)
+        if (stem := nifti_stem(entry.name)) is not None and not is_folder(entry)
+    ]
+    stems = {stem for stem, _ in lying}
+    found: dict[str, list[Path]] = {stem: [] for stem, _ in lying if strip_copy(stem) not in stems - {stem}}
+    for stem, path in lying:
+        found[stem if stem in found else strip_copy(stem)].append(path)
     return found
 
 
@@ -321,14 +346,22 @@ def _describe(config: DatasetConfig) -> Description:
     return description
 
 
+def _holds_nifti(folder: Path) -> bool:
+    with contextlib.suppress(DataError):
+        return any(nifti_stem(entry.name) is not None for entry in list_entries(folder))
+    return False
+
+
 def _name_stray(folder: Path, deep: int = 3) -> str:
-    """A NIfTI file that lies in a folder, or in one below it; "" where there is none."""
+    """An image that lies in a folder, or in one below it, in words; "" where there is none."""
     try:
         entries = list_entries(folder)
     except DataError:
         return ""
     for entry in entries:
         if nifti_stem(entry.name) is not None:
-            return show_name(entry.name)
+            return f"NIfTI files such as {show_name(entry.name)}"
+        if foreign_stem(entry.name) is not None:
+            return f"files such as {show_name(entry.name)}, which are no NIfTI in one file"
     below = (Path(entry.path) for entry in entries[:MOST_FOLDERS] if is_folder(entry)) if deep else ()
     return next((found for place in below if (found := _name_stray(place, deep - 1))), "")

@@ -6,12 +6,16 @@ case, not its site. What preprocessing will make of a case is foreseen without m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
 from messages.sections import Preprocessing
 from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.description import MOST_LABEL
 from site_agent.datasets.nifti import require_room
 
 LEAST_MM, MOST_MM = 0.005, 100.0
@@ -65,6 +69,19 @@ def judge_values(image: FloatArray, name: str = "") -> None:
     if max(-low, high) > MOST_VALUE:
         what = f"holds {max(-low, high):.3g}: normalised it would be no number (at most {MOST_VALUE:g})"
         raise CaseError(Reason.NOT_FINITE, what, where=name, advice="Set what is no tissue to 0, or export it again")
+
+
+def judge_against_label(image: FloatArray, read_label: Callable[[], npt.NDArray[Any]], name: str) -> None:
+    """Raise CaseError where an image is the label map itself, copied or saved under the wrong name.
+
+    Args:
+        image: (X, Y, Z), as `judge_values` let it pass. read_label: gives the label's integers, as the file has them.
+    """
+    if image.max() > MOST_LABEL or image.min() < 0:  # as most images: nothing is read again for them
+        return
+    if np.array_equal(image, read_label()):
+        what = "holds the very voxels of the label map, and is no image"
+        raise CaseError(Reason.AMBIGUOUS_SERIES, what, where=name, advice="Put the image there instead")
 
 
 def judge_preprocessing(

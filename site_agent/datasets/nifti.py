@@ -50,6 +50,18 @@ _MOST_HEADER = 2**26
 _GZIP = b"\x1f\x8b"
 _SIZES: dict[int, type[Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _ORDERS: tuple[tuple[Literal["little", "big"], str], ...] = (("little", "<"), ("big", ">"))
+_OTHERS = (
+    (b"vers", "a pointer of Git LFS: fetch its content (git lfs pull)"),
+    (b"/ann", "a pointer of git-annex: fetch its content (git annex get)"),
+    (b"<!DO", "a web page (of a login?)"),
+    (b"<!do", "a web page (of a login?)"),
+    (b"<htm", "a web page (of a login?)"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"NRRD", "NRRD, not NIfTI"),
+    (b"\x89HDF", "HDF5 (MINC?), not NIfTI"),
+    (b"\0\0\0\0", "no NIfTI file: it begins with zeros, as a copy that broke off does"),
+)
+"""What else comes under the name of a NIfTI file, by its first bytes."""
 _WORDS = {0: "nothing", 1: "single bits", 128: "colour (RGB)", 2304: "colour (RGBA)"}
 
 
@@ -198,7 +210,10 @@ def _read_header(stream: Stream, name: str) -> Any:
             if magic in (b"ni1", b"ni2"):
                 raise CaseError(Reason.UNREADABLE, "is the header of a pair: the voxels are elsewhere", where=name)
             break
-    raise CaseError(Reason.UNREADABLE, "is empty" if not start else "not a NIfTI file", where=name)
+    what = next((what for magic, what in _OTHERS if start and start == magic), "")
+    raise CaseError(
+        Reason.UNREADABLE, (what and f"is {what}") or ("is empty" if not start else "not a NIfTI file"), where=name
+    )
 
 
 def require_room(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "") -> int:

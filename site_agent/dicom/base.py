@@ -75,8 +75,22 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """What a source has and nobody uses, told to the operator by its name.
+
+    Attributes:
+        name: a file, relative to the folder, or a UID; "" where there is none. For the operator alone.
+        text: why, without names.
+    """
+
+    name: str
+    reason: Reason
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
-    """What the last `find` came across besides the studies that it gave: counts alone.
+    """What the last `find` came across besides the studies that it gave.
 
     Attributes:
         objects: DICOM objects seen (folders only; a PACS tells of studies and series).
@@ -85,8 +99,7 @@ class Looked:
         mixed_patients: studies left out because they name several patients (`Reason.MIXED_PATIENTS`).
         not_asked: studies that the source gave although they do not fit the query.
         unusable: studies or series left out because they have no usable UID.
-        unreadable_files: names of unreadable ones (folders only), for the operator's eyes. May name patients: never
-            logged, never written to disk.
+        passed_over: what of all this has a name, for the operator's eyes: never logged, written to disk sealed alone.
     """
 
     objects: int = 0
@@ -96,7 +109,7 @@ class Looked:
     mixed_patients: int = 0
     not_asked: int = 0
     unusable: int = 0
-    unreadable_files: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = field(default=(), compare=False, repr=False)
 
 
 class StudySource(Protocol):

@@ -22,6 +22,8 @@ EXACTLY = "exactly:"
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u201e": "\u201c\u201d", "\u00ab": "\u00bb", "\u2018": "\u2019"}
 _QUOTED = re.compile(r'=?"((?:[^"]|"")*)"(.*)', re.DOTALL)
 _COLUMNS = re.compile(r"[,;\t|]")
+_REPEATED = re.compile(r"\^\^\^.*~")
+"""Several identifiers, as a field of HL7 has them: ID^^^ISSUER~ID^^^ISSUER."""
 _SHORTENED = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?[eE]\+[0-9]+")
 _SPREADSHEET_ERRORS = ("VALUE!", "REF!", "NAME?", "N/A", "NUM!", "DIV/0!", "NULL!")
 
@@ -89,7 +91,7 @@ def _read_line(number: int, line: str, where: str, refuse: type[RequestError]) -
             where=where,
             advice="Format the column as text, enter the whole number again, and save once more",
         )
-    if quoted is None and _COLUMNS.search(raw):
+    if (quoted is None and _COLUMNS.search(raw)) or _REPEATED.search(raw):
         raise _refuse_columns(where, refuse)
     name = normalise_identifier(raw)
     if name:

@@ -18,6 +18,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from fnmatch import translate
+from urllib.parse import unquote
 
 from messages.ground.written.identifiers import ISSUER, mend_mojibake, normalise_identifier
 
@@ -54,6 +55,7 @@ _MONTHS = tuple(
         "dec december dez dezember decembre",
     )
 )
+_CENTURIES = ("18", "19", "20")
 _MOST_TOKENS = 32
 """Tokens of the longest run within a name that counts."""
 _MOST_NAMES = 1000
@@ -105,6 +107,7 @@ def list_meanings(entry: str, *, lost: bool = True) -> frozenset[str]:
     """
     normal = normalise_identifier(entry)
     meant = {*list_own_meanings(entry, lost=lost), f"0{_join_tokens(_list_tokens(normal, _ONE_SHAPE))}"}
+    meant |= {*_mean_decoded(normal, lost), *_mean_century(normal)}
     whole = bool(_UID.fullmatch(normal))
     for text in _spell_texts(normal):
         tokens = _TOKEN.findall(text)
@@ -114,6 +117,22 @@ def list_meanings(entry: str, *, lost: bool = True) -> frozenset[str]:
             meant |= {f"={one}" for one in (*_list_range(tokens), *_list_dates(tokens))}
     meant |= {f"<{_join_tokens(tokens)}" for tokens in _spell(normal.partition(ISSUER)[0])}
     return frozenset(one for one in meant if one not in ("=", "<", "~", "0"))
+
+
+def _mean_decoded(normal: str, lost: bool) -> frozenset[str]:
+    """An entry out of an address: %2F is a sign, and + may be a space (RFC 3986, 2.1)."""
+    decoded = unquote(normal) if "%" in normal else normal
+    return frozenset() if decoded == normal else list_meanings(decoded.replace("+", " "), lost=lost)
+
+
+def _mean_century(normal: str) -> Iterator[str]:
+    """A number that begins with a birth date (Sweden, Finland, Denmark …), with the century and without it."""
+    digits = "".join(_TOKEN.findall(_fold(normal)))
+    if digits.isdecimal() and len(digits) == 12 and digits[:2] in _CENTURIES:
+        yield from _mark_grouped([digits[2:]])
+    elif digits.isdecimal() and len(digits) == 10:
+        for century in _CENTURIES:
+            yield from _mark_grouped([century + digits])
 
 
 def read_pattern(entry: str) -> re.Pattern[str] | None:
@@ -209,12 +228,23 @@ def _list_dates(tokens: list[str]) -> Iterator[str]:
     """What a spreadsheet may have made a date of: SEP2 becomes 2-Sep, 9-2 becomes 02. Sep."""
     month = next((place for place, names in enumerate(_MONTHS, 1) for one in tokens if one in names), None)
     numbers = [token for token in tokens if token.isdecimal()]
+    if month is None and len(numbers) == len(tokens) == 3:
+        yield from _list_plain_dates(*numbers)
     if month is None or len(tokens) > 3 or not numbers:
         return
     for number in numbers:
         yield from (_join_tokens([name, number]) for name in _MONTHS[month - 1])
     for said in ([str(month), *numbers], [*numbers, str(month)], [numbers[0], str(month), *numbers[1:]]):
         yield _join_tokens(said)
+
+
+def _list_plain_dates(first: str, second: str, third: str) -> Iterator[str]:
+    """SEP2 as 2024-09-02, 02.09.2024 or 9/2/2024; SEP24 (the month of a year) as its first day."""
+    ends = {(second, third, first), (second, first, third), (first, second, third)}
+    for month, day, year in ends:
+        if len(year) in (2, 4) and 1 <= int(month) <= 12 and 1 <= int(day) <= 31:
+            for number in {day, year[-2:], year} if int(day) == 1 else {day}:
+                yield from (_join_tokens([name, number]) for name in _MONTHS[int(month) - 1])
 
 
 def _mark_lost(name: str, normal: str) -> Iterator[str]:

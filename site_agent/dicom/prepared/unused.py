@@ -12,13 +12,13 @@ from pathlib import Path
 
 from messages.ground.written.entries import ListEntry, read_entries
 from messages.ground.written.identifiers import normalise_identifier
-from site_agent.dicom.base import Object, StudyFound
+from site_agent.dicom.base import Looked, Object, StudyFound
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import store
 from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.roles.facts import find_override
 
-_OVERRIDES, _UNNAMED = "overrides", "unnamed"
+_OVERRIDES, _UNNAMED, _STRANGERS = "overrides", "unnamed", "strangers"
 _NOTES = {"patients": "query", "accessions": "query-accessions"}
 """By the list's key under `query`: the name of what the index notes of it."""
 SHOWN = 20
@@ -38,9 +38,11 @@ class Effects:
         self._fitted = set(noted.get("fitted", ())) if noted.get("rules") == self._rules else set()
         self._seen: set[str] = set()
 
-    def see_found(self, found: Sequence[StudyFound]) -> None:
-        """Note which entries of the query's lists the source has, and how many studies name no patient."""
+    def see_found(self, found: Sequence[StudyFound], looked: Looked) -> None:
+        """Note which entries of the query's lists the source has, how many studies name no patient, and how many files
+        are no DICOM."""
         self._index.note_value(_UNNAMED, str(sum(not one.patient for one in found)))
+        self._index.note_value(_STRANGERS, str(looked.not_dicom))
         there = {
             "patients": {normalise_identifier(one.patient.partition("^^^")[0]) for one in found},
             "accessions": {normalise_identifier(one.accession) for one in found},
@@ -87,8 +89,11 @@ def remark_on_settings(state: Path, name: str, config: DicomDataset) -> Iterator
         overrides = json.loads(index.noted_value(_OVERRIDES) or "{}")
         queries = {key: json.loads(index.noted_value(_NOTES[key]) or "{}") for key in _NOTES}
         unnamed = int(index.noted_value(_UNNAMED) or 0)
+        strangers = int(index.noted_value(_STRANGERS) or 0)
     finally:
         index.close()
+    if strangers:
+        yield f"{strangers} {'file is' if strangers == 1 else 'files are'} no DICOM, and passed over"
     if unnamed and config.withdrawn is not None:
         studies = "study has" if unnamed == 1 else "studies have"
         yield f"{unnamed} {studies} no Patient ID: the list of the withdrawn can name such a study by its UID alone"

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, ObjectRefused
@@ -22,7 +21,7 @@ from site_agent.dicom.config import Labels, Override
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.door.spool import WrittenObject, write_object
-from site_agent.dicom.preparing.pool import begin_worker
+from site_agent.dicom.preparing.pool import begin_worker, open_processes
 from site_agent.dicom.sources.arrivals import weigh_object
 
 BATCH_OBJECTS, BATCH_BYTES = 16, 4 * 2**20
@@ -80,10 +79,10 @@ class Cleaners:
         if processes < 2:
             return
         self._processes = processes
-        # "spawn", as in `pool`: this process has threads.
-        self._executor = ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), self._rules)
-        )
+        self._executor = open_processes(processes, _start_worker, os.getpid(), self._rules)
+        if self._executor is None:
+            self._processes = 0
+            return
         try:
             for _ in range(processes):  # each starts one, since none is idle yet
                 self._executor.submit(_clean_batch, [])

@@ -29,6 +29,8 @@ REFUSALS = 3
 MOST_NAMED = 100
 """Objects left out of one study that are named, each by itself."""
 
+_LACKING, _TWOFOLD = "it cannot be read, or did not come", "another file bears its UID, and holds something else"
+
 
 @dataclass
 class CameOfStudy:
@@ -127,7 +129,7 @@ class StudyFetcher:
             if fetched.reason is not None:
                 come.broken[uid] = fetched.reason
                 come.series[fetched.reason] += 1
-                text = "it cannot be read, or did not come"
+                text = _TWOFOLD if fetched.reason is Reason.DUPLICATE_SLICES else _LACKING
                 come.objects += [ObjectLeftOut(told.study, name, fetched.reason, text) for name in fetched.lacking]
 
     def _fetch_series(self, source: StudySource, series: SeriesFound, asked: _Asked, come: CameOfStudy) -> Fetched:

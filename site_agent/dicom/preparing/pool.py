@@ -14,12 +14,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import structlog
 
 from messages.ground.kernel import die_with_parent
 from messages.reasons import Reason
 from site_agent.dicom.prepared.index import StudyVerdict
 from site_agent.dicom.preparing.making import CaseTask, make_case
+
+log = structlog.get_logger()
 
 MOST_SECONDS = 1800.0
 """What one study may take. The largest that were seen take two minutes on a slow machine."""
@@ -54,7 +58,11 @@ class Makers:
             yield task, make_case(task)
             return
         if self._pool is None:
-            self._pool = self._open_pool(self._processes)
+            self._pool = open_processes(self._processes, begin_worker, os.getpid())
+        if self._pool is None:
+            self._processes = 0
+            yield task, make_case(task)
+            return
         try:
             self._tasks[self._pool.submit(make_in_time, task, MOST_SECONDS, make_case)] = task
         except BrokenProcessPool:
@@ -89,7 +97,7 @@ class Makers:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
         for task in suspects:
-            with self._open_pool(1) as pool:
+            with _open_pool(1, begin_worker, os.getpid()) as pool:
                 try:
                     verdict = pool.submit(make_in_time, task, MOST_SECONDS, make_case).result()
                 except BrokenProcessPool:
@@ -99,12 +107,24 @@ class Makers:
             self._alive()
             yield task, verdict
 
-    @staticmethod
-    def _open_pool(processes: int) -> ProcessPoolExecutor:
-        # "spawn": this process may have threads and a trainer's libraries, which do not survive a fork.
-        return ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
-        )
+
+def open_processes(count: int, begin: Callable[..., None], *given: Any) -> ProcessPoolExecutor | None:
+    """Processes that wait for work; None where this machine gives none: no /dev/shm, or a read-only one.
+
+    Args:
+        begin: called with `given` in each process before anything else.
+    """
+    try:
+        return _open_pool(count, begin, *given)
+    except (OSError, ImportError, NotImplementedError) as error:  # as sem_open(3) and Python's own check have it
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        log.warning("no processes of its own: images are read in this one (is there no /dev/shm?)", error=why)
+        return None
+
+
+def _open_pool(count: int, begin: Callable[..., None], *given: Any) -> ProcessPoolExecutor:
+    # "spawn": this process may have threads and a trainer's libraries, which do not survive a fork.
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=begin, initargs=given)
 
 
 def make_in_time(task: CaseTask, seconds: float, make: Callable[[CaseTask], StudyVerdict]) -> StudyVerdict:

@@ -139,11 +139,10 @@ class Preparation:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
             self._withdrawn.judge_found(found, self._index)
-            self._effects.see_found(found)
+            self._effects.see_found(found, source.looked)
             self._total = len(found)
-            text = "it says that it is DICOM, and cannot be read"
-            unreadable = [ObjectLeftOut("", one, Reason.UNREADABLE, text) for one in source.looked.unreadable_files]
-            self._index.put_refused("", unreadable)
+            passed = [ObjectLeftOut("", one.name, one.reason, one.text) for one in source.looked.passed_over]
+            self._index.put_refused("", passed)
             self._reader.see_found(found)
             told = [one for study in found if (one := self._tell_study(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]

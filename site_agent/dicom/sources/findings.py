@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from site_agent.dicom.base import Looked, SeriesFound, StudyFound
+from messages.reasons import Reason
+from site_agent.dicom.base import Looked, PassedOver, SeriesFound, StudyFound
 from site_agent.dicom.sources.wanted import Described, Wanted, is_usable_uid
 
 ASKED_AGAIN = 2
@@ -101,18 +102,27 @@ class Findings:
 
         A study that did not say its modalities has to have a series of one that was asked for.
         """
-        found = []
-        mixed = 0
+        found, passed = [], []
         for uid, patients in sorted(self._patients.items()):
             series = self._series[uid]
             if uid in self._unreadable:
                 continue
             if len(patients) > 1:
-                mixed += 1
+                passed.append(
+                    PassedOver(uid, Reason.MIXED_PATIENTS, "a study that the source gives to several patients")
+                )
             elif uid in self._unsaid and not any(one.modality in self._wanted.modalities for one in series.values()):
                 self._strays.add(uid)
             else:
                 taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes_modality(one.modality))
                 found.append(StudyFound(uid, next(iter(patients)), taken, self._accessions[uid]))
-        strays = len(self._strays - {study.uid for study in found})
-        return found, Looked(mixed_patients=mixed, not_asked=strays, unusable=self._counts["unusable"])
+        strays, mixed, unusable = (
+            len(self._strays - {study.uid for study in found}),
+            len(passed),
+            self._counts["unusable"],
+        )
+        if unusable:
+            what = f"{unusable} answers of the source name no usable UID, or cannot be read"
+            passed.append(PassedOver("", Reason.UNREADABLE, what))
+        looked = Looked(mixed_patients=mixed, not_asked=strays, unusable=unusable, passed_over=tuple(passed))
+        return found, looked

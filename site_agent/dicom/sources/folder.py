@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -17,23 +17,23 @@ from typing import Any
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
-from site_agent.datasets.opening import NotRegular, open_file
 from site_agent.dicom import reading
-from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take, join_values
+from site_agent.dicom.base import Fetched, Has, Looked, Object, PassedOver, SeriesFound, StudyFound, Take, join_values
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
-from site_agent.dicom.reading import MAGIC, PREAMBLE
+from site_agent.dicom.lying_files import holds_same, is_dicomdir, name_stranger, read_dicomdir, sniff_dicom
 from site_agent.dicom.sources.arrivals import Arrivals
 from site_agent.dicom.sources.pace import Pace
 from site_agent.dicom.sources.wanted import Described, Wanted, identify_patient, is_usable_uid
 
-DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SMALL = 2**20
 """Bytes up to which a file is read whole at once; of larger ones the header first, since they may be there already."""
 
 COUNTED = ("objects", "not_dicom", "unreadable", "duplicates", "mixed_patients", "not_asked", "unusable")
 MOST_NAMED = 1000
-"""Unreadable files that are named, to the operator of this machine alone."""
+"""Files that are named, to the operator of this machine alone."""
+_LINKED = "is a link to a folder, and those are not followed: put the folder itself here"
+_UNUSABLE = "it names no usable UID of its study, its series or itself"
 
 
 @dataclass(slots=True)
@@ -63,8 +63,10 @@ class _Series:
 
 @dataclass(slots=True)
 class _Study:
+    """patients: whose it is, as it says → the first file that says so."""
+
     described: Described
-    patients: set[str]
+    patients: dict[str, str]
     series: dict[str, _Series] = field(default_factory=dict)
 
     @property
@@ -86,7 +88,7 @@ class FolderReader:
         self._pace = Pace(config.associations, config.rate)
         self._looked = Looked()
         self._files: dict[tuple[str, str], _Series] = {}
-        self._unreadable: list[str] = []
+        self._passed: list[PassedOver] = []
 
     @property
     def looked(self) -> Looked:
@@ -100,24 +102,26 @@ class FolderReader:
             DataError: the folder is missing, or it or one within it may not be read.
         """
         counts: Counter[str] = Counter()
-        self._unreadable = []
+        self._passed = []
         studies: dict[str, _Study] = {}
         announced: Counter[str] = Counter()
-        for name in list_files(self._folder):
+        for name in list_files(self._folder, self._pass_link):
             header = self._read_header(name, counts)
             if header is None:
                 continue
-            if _is_index(header):
-                announced |= _read_dicomdir(self._folder / name)
+            if is_dicomdir(header):
+                announced |= read_dicomdir(self._folder / name)
                 continue
             counts["objects"] += 1
-            _enter_file(studies, header, name, counts)
+            if not _enter_file(studies, header, name):
+                counts["unusable"] += 1
+                self._pass_over(name, Reason.UNREADABLE, _UNUSABLE)
         self._files = {}
         found = [self._study_found(uid, study, announced, counts) for uid, study in sorted(studies.items())]
         counts["duplicates"] = sum(
             len(series.digests) - series.distinct for study in studies.values() for series in study.series.values()
         )
-        self._looked = Looked(unreadable_files=tuple(self._unreadable), **{key: counts[key] for key in COUNTED})
+        self._looked = Looked(passed_over=tuple(self._passed), **{key: counts[key] for key in COUNTED})
         return [study for study in found if study is not None]
 
     def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
@@ -127,7 +131,9 @@ class FolderReader:
         if there is None:
             return Fetched(0, 0, Reason.RETRIEVE_FAILED)
         lacking: list[str] = []
-        damaged = False
+        damaged, twofold = False, self._find_twofold(there)
+        if twofold:
+            return Fetched(0, 0, Reason.DUPLICATE_SLICES, tuple(twofold[:MOST_NAMED]))
         with self._pace.hold_association():
             for name in there.list_files():
                 path = self._folder / name
@@ -150,6 +156,21 @@ class FolderReader:
         reason = Reason.UNREADABLE if damaged else fetched.reason or Reason.RETRIEVE_FAILED
         return replace(fetched, reason=reason, lacking=tuple(lacking[:MOST_NAMED]))
 
+    def _find_twofold(self, there: _Series) -> list[str]:
+        """Files that bear one SOP Instance UID and do not hold the same: nobody can say which of them is meant."""
+        if there.distinct == len(there.digests):
+            return []
+        files: dict[int, list[str]] = {}
+        for name, digest in zip(there.list_files(), there.digests, strict=True):
+            files.setdefault(digest, []).append(name)
+        found: list[str] = []
+        for names in files.values():
+            objects = [_read_file(self._folder / name) for name in names] if len(names) > 1 else []
+            whole = [one for one in objects if one is not None]
+            if not all(holds_same(whole[0], one) for one in whole[1:]):
+                found += names
+        return found
+
     def list_series_files(self, series: SeriesFound) -> list[str]:
         """Names of a found series' files, relative to the folder. May name patients: for the operator's eyes."""
         there = self._files.get((series.study, series.uid))
@@ -159,17 +180,32 @@ class FolderReader:
         """Forget what was found."""
         self._files = {}
 
+    def _pass_over(self, name: str, reason: Reason, text: str) -> None:
+        if len(self._passed) < MOST_NAMED:
+            self._passed.append(PassedOver(name, reason, text))
+
+    def _pass_link(self, name: str) -> None:
+        """A link to a folder; one to a folder that is read anyway costs nothing."""
+        try:
+            inside = (self._folder / name).resolve().is_relative_to(self._folder.resolve())
+        except (OSError, RuntimeError):  # in a circle
+            inside = False
+        if not inside:
+            self._pass_over(name, Reason.UNREADABLE, _LINKED)
+
     def _read_header(self, name: str, counts: Counter[str]) -> Any | None:
         kind = sniff_dicom(self._folder / name)
         if kind is None:
             counts["not_dicom"] += 1
+            if what := name_stranger(self._folder / name):
+                self._pass_over(name, Reason.UNREADABLE, what)
             return None
         header = _read_file(self._folder / name, header=True)
-        if header is None or ("SOPInstanceUID" not in header and not _is_index(header)):
+        if header is None or ("SOPInstanceUID" not in header and not is_dicomdir(header)):
             # without the magic word the first bytes may have looked like DICOM by chance
             counts["unreadable" if kind else "not_dicom"] += 1
-            if kind and len(self._unreadable) < MOST_NAMED:
-                self._unreadable.append(name)
+            if kind:
+                self._pass_over(name, Reason.UNREADABLE, "it says that it is DICOM, and cannot be read")
             return None
         return header
 
@@ -186,6 +222,8 @@ class FolderReader:
             return None
         if len(study.patients) > 1:
             counts["mixed_patients"] += 1
+            for name in study.patients.values():
+                self._pass_over(name, Reason.MIXED_PATIENTS, "an object of a study that names several patients")
             return None
         found = []
         for key, series in sorted(study.series.items()):
@@ -197,8 +235,11 @@ class FolderReader:
         return StudyFound(uid, next(iter(study.patients)), tuple(found), described.accession)
 
 
-def list_files(folder: Path) -> Iterator[str]:
-    """Names of what is no folder below `folder`, relative to it, folder by folder in order; links to folders unseen.
+def list_files(folder: Path, on_link: Callable[[str], None] = lambda _name: None) -> Iterator[str]:
+    """Names of what is no folder below `folder`, relative to it, folder by folder in order.
+
+    Args:
+        on_link: told of each link to a folder, which is not followed.
 
     Raises:
         DataError: the folder is missing, or it or one within it may not be read.
@@ -213,34 +254,19 @@ def list_files(folder: Path) -> Iterator[str]:
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
+        for name in folders:
+            if os.path.islink(link := os.path.join(place, name)):
+                on_link(os.path.relpath(link, folder))
         for name in sorted(names):
             yield os.path.relpath(os.path.join(place, name), folder)
 
 
-def sniff_dicom(path: Path) -> bool | None:
-    """Whether a file is DICOM: True by the magic word (PS3.10, 7.1), False where it may be without, None: it is not."""
-    try:
-        with open_file(path) as file:
-            start = file.read(PREAMBLE + len(MAGIC))
-    except NotRegular:  # a pipe, a socket, a device
-        return None
-    except OSError:
-        return True  # it cannot be told: reading it will fail, and count
-    if start[PREAMBLE:] == MAGIC:
-        return True
-    # a data set begins with group 0002 or 0008, little endian, its VR in letters or its length below 64 KiB
-    group, element, rest = start[0:2], start[2:4], start[4:8]
-    plausible = len(rest) == 4 and ((rest[:2].isalpha() and rest[:2].isupper()) or rest[2:] == b"\0\0")
-    return False if group in (b"\x02\0", b"\x08\0") and element[1:] == b"\0" and plausible else None
-
-
-def _enter_file(studies: dict[str, _Study], header: Any, name: str, counts: Counter[str]) -> None:
-    """Enter a file under its study and series."""
+def _enter_file(studies: dict[str, _Study], header: Any, name: str) -> bool:
+    """Enter a file under its study and series; False where it does not say which these are."""
     study_uid, series_uid = (str(header.get(key, "") or "") for key in ("StudyInstanceUID", "SeriesInstanceUID"))
     sop = _read_text(header, "SOPInstanceUID")
     if not (is_usable_uid(study_uid) and is_usable_uid(series_uid) and is_usable_uid(sop)):
-        counts["unusable"] += 1
-        return
+        return False
     patient = _read_text(header, "PatientID")
     study = studies.get(study_uid)
     if study is None:
@@ -250,16 +276,13 @@ def _enter_file(studies: dict[str, _Study], header: Any, name: str, counts: Coun
             _read_text(header, "StudyDate"),
             _read_text(header, "StudyDescription"),
         )
-        study = studies[study_uid] = _Study(described, set())
-    study.patients.add(identify_patient(patient, _read_text(header, "IssuerOfPatientID")))
+        study = studies[study_uid] = _Study(described, {})
+    study.patients.setdefault(identify_patient(patient, _read_text(header, "IssuerOfPatientID")), name)
     series = study.series.get(series_uid)
     if series is None:
         series = study.series[series_uid] = _Series(_read_text(header, "Modality"))
     series.add_file(name, sop)
-
-
-def _is_index(header: Any) -> bool:
-    return bool(header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS)
+    return True
 
 
 def _read_text(header: Any, keyword: str) -> str:
@@ -281,27 +304,6 @@ def _read_file(path: Path, *, header: bool = False) -> Object | None:
     except reading.Unreadable:
         return None
     return None if obj.get("SOPInstanceUID") is None and not header else obj
-
-
-def _read_dicomdir(path: Path) -> Counter[str]:
-    """How many objects a DICOMDIR lists, by Series Instance UID (PS3.3, F.3); nothing where it is damaged."""
-    listed: Counter[str] = Counter()
-    try:
-        index = reading.read_file(path)
-        records = {record.seq_item_tell: record for record in index.DirectoryRecordSequence}
-        todo = [(int(index.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity), "")]
-        while todo:
-            place, series = todo.pop()
-            record = records.pop(place, None)  # each once: a damaged one may go round in circles
-            if record is None:
-                continue
-            todo.append((int(record.OffsetOfTheNextDirectoryRecord), series))
-            within = str(record.SeriesInstanceUID) if record.DirectoryRecordType == "SERIES" else series
-            todo.append((int(record.OffsetOfReferencedLowerLevelDirectoryEntity), within))
-            listed[series] += "ReferencedSOPInstanceUIDInFile" in record
-    except Exception:  # noqa: BLE001 - pydicom raises anything for a damaged one
-        return Counter()
-    return listed
 
 
 def check_folder(config: FolderSource) -> None:

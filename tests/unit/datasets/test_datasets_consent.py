@@ -99,6 +99,13 @@ DOUBTS = [
     ("P1", "P1.nii.gz"),
     ("PA1", "\u0420\u04101"),
     ("Muller", "M\u00fcller"),
+    ("SEP2", "2024-09-02"),
+    ("SEP2", "02.09.2024"),
+    ("SEP24", "2024-09-01"),
+    ("P 17", "P%2017"),
+    ("P-17", "P%2F17"),
+    ("700101-1234", "19700101-1234"),
+    ("197001011234", "700101-1234"),
     ("BraTS-GLI-00001-000", "00001"),
     ("HOSP-12345", "12345"),
     ("12345", "HOSP-12345"),
@@ -193,6 +200,9 @@ PLAIN = [
     ("P1", "2-Sep"),
     ("756.1234.5678.97", "756.1234.5678.98"),
     ("123-45-67", "123-45-68"),
+    ("P1", "100%"),
+    ("7001011234", "217001011234"),
+    ("SEP2", "2024-10-02"),
 ]
 
 
@@ -240,7 +250,8 @@ def test_an_entry_that_names_one_patient_and_is_like_another_stops_the_data_set(
 
 
 @pytest.mark.parametrize(
-    "listed", ["P1;Muster\n", "1.2E+10\n", "P\ufffd\n", "#REF!\n", b"P1\n\xfc\n", "P1\n".encode("utf-16")]
+    "listed",
+    ["P1;Muster\n", "Q1^^^A~P1^^^B\n", "1.2E+10\n", "P\ufffd\n", "#REF!\n", b"P1\n\xfc\n", "P1\n".encode("utf-16")],
 )
 def test_a_list_that_cannot_be_understood_stops_the_data_set(listed: bytes | str, tmp_path: Path) -> None:
     with pytest.raises(ListUnclear, match=r"withdrawn\.txt.*the list of withdrawn patients cannot be used"):

@@ -27,9 +27,10 @@ from deploy.demo.experiments import decathlon_demo
 from deploy.demo.partition import deal_patients
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, DataError
+from messages.ground.settings import parse_settings
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.source import load_case, survey_cases
+from site_agent.datasets.source import Survey, load_case, survey_cases
 
 TWO = ("a_001", "a_002")
 OLD = {"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background", "1": "NCR", "2": "ED", "3": "ET"}}
@@ -332,3 +333,109 @@ def test_an_earlier_verdict_does_not_hold_where_a_second_label_came(tmp_path: Pa
     save_image(case / f"{OTHER}_seg.nii.gz", 0 * make_label())
     for _ in range(2):
         assert survey_cases(config, ["T1c"], ["NCR"], cache=cache).left_out == {Reason.SEVERAL_LABELS: 1}
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "{}-seg (1).nii.gz",
+        "{}-seg(2).nii.gz",
+        "{}-seg.nii (1).gz",
+        "{}-seg - Copy.nii.gz",
+        "{}-seg - Kopie (2).nii.gz",
+        "{}-seg (Dr. Meier's conflicted copy 2024-01-01).nii.gz",
+        "{}-seg.sync-conflict-20240101-120000-ABCDEFG.nii.gz",
+        "{}-seg_copy.nii.gz",
+    ],
+)
+def test_a_second_copy_of_a_label_that_differs_leaves_out_the_case(tmp_path: Path, copy: str) -> None:
+    other = save_pair(tmp_path / "data")
+    same = save_case(tmp_path / "data", "third", seed=3)
+    save_image(tmp_path / "none.nii.gz", np.zeros_like(make_label())).rename(other / copy.format(OTHER))
+    save_image(tmp_path / "same.nii.gz", make_label()).rename(same / copy.format("third"))
+
+    found = survey(tmp_path / "data")
+
+    assert [case.key for case in found.cases] == ["good", "third"]
+    assert found.left_out == {Reason.SEVERAL_LABELS: 1}
+    assert copy.format(OTHER) in found.details[0].text
+
+
+def test_a_file_that_a_browser_numbered_is_the_case_where_it_is_alone(tmp_path: Path) -> None:
+    folder = save_case(tmp_path / "data", "only")
+    (folder / "only-seg.nii.gz").rename(folder / "only-seg (1).nii.gz")
+    assert survey(tmp_path / "data").found == len(survey(tmp_path / "data").cases) == 1
+
+
+def survey_pairs(data: Path) -> Survey:
+    told = {"source": "decathlon", "path": data, "channels": ["T1"], "labels": {"1": "NCR", "2": "ED", "3": "ET"}}
+    return survey_cases(parse_settings(told, DatasetConfig, "site.toml"), ("T1",), ["NCR"])
+
+
+def test_numbers_in_brackets_that_tell_decathlon_cases_apart_make_no_copies_of_them(tmp_path: Path) -> None:
+    data, names = tmp_path / "data", ("patient (1)", "patient (2)", "third", "third (1)")
+    for seed, name in enumerate(names):
+        save_image(data / "imagesTr" / f"{name}.nii.gz", make_image(seed))
+        save_image(data / "labelsTr" / f"{name}.nii.gz", make_label())
+
+    found = survey_pairs(data)
+
+    assert [case.key for case in found.cases] == ["patient (1)", "patient (2)"]
+    assert found.left_out == {Reason.AMBIGUOUS_SERIES: 1}
+
+
+@pytest.mark.parametrize("file", ["x-t1c.img", "x-t1c.img.gz", "x-t1c.nrrd", "x-t1c.mha", "x-t1c.mgz", "IM0001.dcm"])
+def test_an_image_in_a_format_that_is_not_read_is_named(tmp_path: Path, file: str) -> None:
+    other = save_pair(tmp_path / "data")
+    (other / f"{OTHER}-t1c.nii.gz").unlink()
+    (other / file).write_bytes(b"image")
+    (tmp_path / "data" / "alone").mkdir()
+    (tmp_path / "data" / "alone" / file).write_bytes(b"image")
+
+    found = survey(tmp_path / "data")
+
+    assert (found.found, found.left_out) == (3, {Reason.NO_IMAGE: 2})
+    assert all(file in one.text and "Convert it to NIfTI" in one.text for one in found.details)
+
+
+def test_images_of_a_decathlon_folder_in_a_format_that_is_not_read_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("one", "two"):
+        save_image(data / "imagesTr" / f"{name}.nii.gz", make_image())
+        save_image(data / "labelsTr" / f"{name}.nii.gz", make_label())
+    (data / "imagesTr" / "two.nii.gz").rename(data / "imagesTr" / "two.nrrd")
+
+    found = survey_pairs(data)
+
+    assert [case.key for case in found.cases] == ["one"]
+    assert "two.nrrd" in found.details[0].text
+
+
+def test_a_label_that_lies_there_as_the_image_too_is_no_image(tmp_path: Path) -> None:
+    other = save_pair(tmp_path / "data")
+    save_image(other / f"{OTHER}-t1c.nii.gz", make_label())
+
+    found = survey(tmp_path / "data")
+
+    assert [case.key for case in found.cases] == ["good"]
+    assert found.left_out == {Reason.AMBIGUOUS_SERIES: 1}
+    assert "label map" in found.details[0].text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"/annex/objects/MD5E-s1--0.nii.gz\n", "git-annex"),
+        (b"<!DOCTYPE html><title>Login</title>", "web page"),
+        (bytes(4096), "zeros"),
+    ],
+)
+def test_what_came_instead_of_a_nifti_file_is_told(tmp_path: Path, content: bytes, says: str) -> None:
+    other = save_pair(tmp_path / "data")
+    (other / f"{OTHER}-t1c.nii.gz").write_bytes(content)
+
+    found = survey(tmp_path / "data")
+
+    assert found.left_out == {Reason.UNREADABLE: 1}
+    assert says in found.details[0].text

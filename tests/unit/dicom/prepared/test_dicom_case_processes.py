@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from brokers import PATIENCE
 from dicom_rig import SECRET, settings
+from needs import lacks
 
 from messages.reasons import Reason
 from site_agent.dicom.prepared.index import StudyVerdict
@@ -49,3 +53,38 @@ def test_a_study_that_stands_still_or_kills_its_process_costs_that_study_alone(
         "third": None,
     }
     assert found["stands still"].print == ""  # tried again at the next preparation
+
+
+HERE = """
+import os
+from messages.reasons import Reason
+from site_agent.dicom.config import Labels
+from site_agent.dicom.preparing.cleaning import Cleaners, Rules
+from site_agent.dicom.preparing.pool import Makers
+from test_dicom_case_processes import task
+with Makers(2, lambda: None) as makers:
+    (made,) = makers.give_task(task("one"))
+said = str(made[1].reason)
+cleaners = Cleaners(Rules(bytes(32), Labels(concepts={"t": {"names": ("t",)}}), ()))
+cleaners.open(2)
+from pydicom.dataset import Dataset
+(one,) = cleaners.give_object(Dataset())
+print(said, one.reason)
+"""
+
+
+def test_a_machine_without_shared_memory_makes_cases_in_one_process(tmp_path: Path) -> None:
+    inside = ("unshare", "-Urm", "bash", "-c", 'mount -t tmpfs -o ro none /dev/shm || exit 77; exec "$@"', "bash")
+    done = subprocess.run(
+        [*inside, sys.executable, "-c", HERE],
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr[:10]:
+        lacks("no namespaces for mounts here (unshare -Urm)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "missing-channel unreadable"

@@ -38,6 +38,11 @@ def reader(path: Path, **query: Any) -> FolderReader:
     return FolderReader(settings(path, **query))
 
 
+def names_of(source: FolderReader) -> list[str]:
+    """The files that the operator is told of by name."""
+    return [one.name for one in source.looked.passed_over]
+
+
 def test_studies_are_found_at_any_depth_under_any_name(tmp_path: Path) -> None:
     write(image(1, 1, 1), tmp_path / "IM000001")
     write(image(1, 1, 2), tmp_path / "a" / "b c" / "ümlaut.txt")
@@ -64,7 +69,8 @@ def test_files_that_are_no_dicom_are_counted_and_cost_nothing(tmp_path: Path) ->
     source = reader(tmp_path)
 
     assert [study.uid for study in source.find_studies()] == [uid(1)]
-    assert source.looked == Looked(objects=1, not_dicom=5, unreadable=1, unreadable_files=("broken",))
+    assert source.looked == Looked(objects=1, not_dicom=5, unreadable=1)
+    assert names_of(source) == ["broken"]
 
 
 def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tmp_path: Path) -> None:
@@ -73,7 +79,8 @@ def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tm
     source = reader(tmp_path)
 
     assert [study.uid for study in source.find_studies()] == [uid(1)]
-    assert source.looked == Looked(objects=1, unreadable=1, unreadable_files=("cut",))
+    assert source.looked == Looked(objects=1, unreadable=1)
+    assert names_of(source) == ["cut"]
 
 
 @pytest.mark.parametrize("implicit", [True, False])
@@ -336,3 +343,61 @@ def test_a_real_series_with_a_slice_twice_is_taken_whole_and_once(tmp_path: Path
 
     assert source.looked == Looked(objects=6, duplicates=1)
     assert (fetched.received, fetched.present, fetched.reason) == (5, 5, None)
+
+
+def test_a_link_to_a_folder_is_told_and_one_into_the_data_set_itself_is_not(tmp_path: Path) -> None:
+    write(image(1, 1, 1), tmp_path / "data" / "P1" / "1")
+    write(image(2, 1, 1), tmp_path / "elsewhere" / "1")
+    (tmp_path / "data" / "P2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "data" / "P1")
+    (tmp_path / "data" / "round").symlink_to(tmp_path / "data")
+    source = reader(tmp_path / "data")
+
+    assert [study.uid for study in source.find_studies()] == [uid(1)]
+    (told,) = source.looked.passed_over
+    assert (told.name, told.reason) == ("P2", Reason.UNREADABLE)
+    assert "link to a folder" in told.text
+
+
+def test_what_was_meant_to_be_dicom_and_is_none_is_told_by_its_name(tmp_path: Path) -> None:
+    write(image(), tmp_path / "1")
+    (tmp_path / "study.zip").write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "2.dcm.gz").write_bytes(b"\x1f\x8b" + bytes(40))
+    (tmp_path / "3.dcm").touch()
+    (tmp_path / "4").write_bytes(bytes(4096))
+    (tmp_path / "5.IMA").write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "autorun.inf").write_text("[autorun]")
+    (tmp_path / ".gitkeep").touch()
+    source = reader(tmp_path)
+    source.find_studies()
+
+    assert source.looked == Looked(objects=1, not_dicom=7)
+    assert names_of(source) == ["2.dcm.gz", "3.dcm", "4", "5.IMA", "study.zip"]
+
+
+def test_a_study_of_two_patients_and_an_object_without_a_usable_uid_are_told_by_a_files_name(tmp_path: Path) -> None:
+    write(image(1, 1, 1), tmp_path / "a")
+    write(image(1, 1, 2, PatientID="other"), tmp_path / "b")
+    write(image(1, 1, 3, PatientID="other"), tmp_path / "c")
+    write(image(2, 1, 1, StudyInstanceUID="no uid"), tmp_path / "d")
+    source = reader(tmp_path)
+
+    assert source.find_studies() == []
+    assert {(one.name, one.reason) for one in source.looked.passed_over} == {
+        ("a", Reason.MIXED_PATIENTS),
+        ("b", Reason.MIXED_PATIENTS),
+        ("d", Reason.UNREADABLE),
+    }
+
+
+def test_two_files_of_one_uid_that_do_not_hold_the_same_leave_out_their_series_and_are_named(tmp_path: Path) -> None:
+    write(image(1, 1, 1), tmp_path / "a")
+    write(image(1, 1, 1, PixelData=bytes(128)), tmp_path / "b")
+    write(image(1, 1, 2), tmp_path / "c")
+    source = reader(tmp_path)
+    ((series,),) = (study.series for study in source.find_studies())
+    taken = Taken()
+
+    fetched = source.fetch_series(series, taken.has, taken.take)
+
+    assert (fetched.reason, fetched.lacking, taken.uids) == (Reason.DUPLICATE_SLICES, ("a", "b"), [])
