@@ -25,6 +25,7 @@ from nets.architectures.segmentation.dilated import DilatedCNNSpec
 from nets.architectures.segmentation.dints import DiNTSSpec
 from nets.architectures.segmentation.dynunet import DynUNetSpec
 from nets.architectures.segmentation.inception import InceptionSegSpec
+from nets.architectures.segmentation.jets import GaussianJetsSpec
 from nets.architectures.segmentation.segresnet import SegResNetSpec
 from nets.architectures.segmentation.swinunetr import SwinUNETRSpec
 from nets.architectures.segmentation.unet import UNetSpec
@@ -42,6 +43,7 @@ NETS: Mapping[str, type[NetSpec]] = {
     "SwinUNETR": SwinUNETRSpec,
     "InceptionSeg": InceptionSegSpec,
     "DilatedCNN": DilatedCNNSpec,
+    "GaussianJets": GaussianJetsSpec,
     "DenseNet121": DenseNet121Spec,
     "ResNet18": ResNet18Spec,
     "ResNet34": ResNet34Spec,

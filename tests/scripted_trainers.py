@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from messages.experiment import Experiment
 from messages.ground.clock import Clock, Queue
 from messages.ground.errors import KonsilError
+from messages.secure.shared import is_shared
 from site_agent.config import SiteConfig
 from site_agent.trainers.asking import Asking
 from site_agent.trainers.base import Ended, OnExit, OnReply
@@ -73,7 +75,7 @@ class Script(NullTrainer):
                 round=request.round,
                 attempt=request.attempt,
                 cases=self._split_shares()["train"],
-                steps=STEPS,
+                steps=1 if is_shared(Experiment.model_validate(self._prepare.experiment)) else STEPS,
                 epochs=1.0,
                 loss=1 / (request.round + 1),
                 seconds=seconds,

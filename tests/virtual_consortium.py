@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 from coordinator_kit import CONSORTIUM, SITES, build, config
 from scripted_trainers import ScriptedTrainers, Seconds
 
+from coordinator.core.inputs import Received
+from coordinator.record.journal import STEP, Journal
+from coordinator.record.recovery import read_body
 from coordinator.service import Coordinator
 from coordinator.work.building import Build
 from deploy.broker.definitions import render_definitions
 from deploy.broker.topology import Party
-from messages import envelope, kinds
+from messages import codec, envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
@@ -163,3 +166,13 @@ class VirtualConsortium:
             thread.join(60.0)
             assert not thread.is_alive()
         self.researcher.close()
+
+
+def read_events(folder: Path, sites: Collection[str]) -> list[envelope.Event]:
+    """What these sites said, as it stands in the coordinator's log."""
+    journal = Journal(folder / "coordinator")
+    try:
+        given = [read_body(codec.unpack(entry.body))[0] for entry in journal.entries() if entry.type == STEP]
+    finally:
+        journal.close()
+    return [one.event for one in given if isinstance(one, Received) and one.event.sender in sites]

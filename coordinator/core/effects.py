@@ -23,6 +23,7 @@ from messages.reasons import Reason
 from messages.secure.context import Context
 from messages.secure.figures import Figure
 from messages.secure.pooled import describe_masked, list_figures
+from messages.secure.shared import find_step
 from messages.secure.unmasking import RebuiltSecrets
 from messages.strategies import FEDAVG, AnyStrategy
 from messages.tensors.codecs import CodecName
@@ -135,6 +136,7 @@ class SecureSum:
         experiment: says how the pooled figures read.
         figures: which there are, in their order.
         norm_max: most that the mean difference can be long, in the L2 norm; None: no bound.
+        step: `messages.secure.shared.find_step`, where only the sum has its whole noise; else None.
     """
 
     context: Context
@@ -143,6 +145,7 @@ class SecureSum:
     experiment: Experiment
     figures: tuple[Figure, ...]
     norm_max: float | None = None
+    step: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +419,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
 
 
 def _unmask_round(state: ExperimentState, round_: Round) -> SecureSum:
+    dp = state.experiment.privacy.dp
     return SecureSum(
         context=context_of(state, round_),
         sites=arrived_in(round_),
@@ -423,6 +427,7 @@ def _unmask_round(state: ExperimentState, round_: Round) -> SecureSum:
         experiment=state.experiment,
         figures=list_figures(state.experiment, evaluate=round_.evaluate),
         norm_max=state.experiment.privacy.update_norm_max,
+        step=find_step(state.experiment, dp, round_.number) if dp is not None and dp.is_shared else None,
     )
 
 

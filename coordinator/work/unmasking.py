@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from messages.ground.errors import KonsilError
 from messages.kinds import PooledFigures
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from messages.secure.encoding import RestoredSum, find_arrival, restore_tensor
+from messages.secure.encoding import Arrival, RestoredSum, find_arrival, restore_tensor
 from messages.secure.figures import decode_figures, find_impossible
 from messages.secure.masks import add_words
-from messages.secure.pooled import lay_out_words, read_scores, read_training
+from messages.secure.pooled import PATIENTS, lay_out_words, read_scores, read_training
+from messages.secure.shared import find_shared_arrival
 from messages.secure.unmasking import unmask_sum
 from messages.tensors.layout import view_tensors
 
@@ -68,15 +69,27 @@ def open_updates(blobs: Blobs, effect: Aggregate, folder: Path | None = None) ->
         for one in effect.updates:
             add_words(total, blobs.open_blob(effect.experiment, one.seal, effect.manifest_of(one)), layout)
         unmask_sum(total, layout, secure.context, secure.sites, secure.secrets)
-        pooled, validation = _read_figures(total[4 * layout.words32 :], secure)
+        values = _read_figures(total[4 * layout.words32 :], secure)
+        pooled, validation = _read_scores(values, secure)
         model = blobs.open_blob(effect.experiment, effect.model, effect.manifest)
-        _restore_model(total[: 4 * layout.words32], effect, secure, model)
+        _restore_model(total[: 4 * layout.words32], effect, _find_arrival(values, secure), model)
         yield Opened(total[: 4 * layout.words32], pooled, validation)
 
 
-def _restore_model(words: Buffer, effect: Aggregate, secure: SecureSum, model: Buffer) -> None:
+def _find_arrival(values: Mapping[str, float], secure: SecureSum) -> Arrival:
+    dp = secure.experiment.privacy.dp
+    if secure.step is None or dp is None:
+        return find_arrival(secure.context, secure.sites)
+    try:
+        return find_shared_arrival(dp, len(secure.sites), round(values[PATIENTS]), secure.step)
+    except ValueError as error:
+        raise UnsoundSum(Reason.SUM_OUT_OF_RANGE, str(error)) from None
+
+
+def _restore_model(words: Buffer, effect: Aggregate, arrival: Arrival, model: Buffer) -> None:
     """Each tensor's mean, in the place of its words."""
-    arrival, seen = find_arrival(secure.context, secure.sites), RestoredSum()
+    secure, seen = effect.secure, RestoredSum()
+    assert secure is not None  # noqa: S101 (for mypy: there are words)
     received, means = view_tensors(effect.manifest, model), view_tensors(effect.manifest, words)
     for spec in effect.manifest.tensors:
         out = means[spec.name]
@@ -85,11 +98,14 @@ def _restore_model(words: Buffer, effect: Aggregate, secure: SecureSum, model: B
         raise UnsoundSum(Reason.SUM_OUT_OF_RANGE, "no honest updates have this sum")
 
 
-def _read_figures(words: Buffer, secure: SecureSum) -> tuple[PooledFigures, SplitScores | None]:
+def _read_figures(words: Buffer, secure: SecureSum) -> dict[str, float]:
     numbers = words.copy().view(np.uint64)
     if (name := find_impossible(secure.figures, numbers, len(secure.sites))) is not None:
         raise UnsoundSum(Reason.SUM_OUT_OF_RANGE, f"no {len(secure.sites)} sites have these {name}")
-    values = decode_figures(secure.figures, numbers)
+    return decode_figures(secure.figures, numbers)
+
+
+def _read_scores(values: Mapping[str, float], secure: SecureSum) -> tuple[PooledFigures, SplitScores | None]:
     try:
         cases, loss = read_training(values)
         pooled = PooledFigures(cases=cases, loss=loss)

@@ -28,12 +28,16 @@ class Foreseen:
     def as_plain(self) -> dict[str, Any]:
         """For --json."""
         sizes = {str(size): {"epsilon": epsilon, "delta": delta} for size, (epsilon, delta) in self.sizes.items()}
-        return {"unit": self.dp.unit, "steps": self.steps, "patients": sizes, "not_covered": NOT_COVERED}
+        shared = {"noise": "shared", "colluding": self.dp.colluding} if self.dp.is_shared else {}
+        return {"unit": self.dp.unit, **shared, "steps": self.steps, "patients": sizes, "not_covered": NOT_COVERED}
 
     def describe(self) -> Iterable[str]:
         """Lines for a person."""
         parts = [f"{epsilon:.2f} (delta {delta:.1e}) at {size}" for size, (epsilon, delta) in self.sizes.items()]
         yield f"epsilon {', '.join(parts)} patients, in {count_noun(self.steps, 'step')}"
+        if self.dp.is_shared:
+            bears = count_noun(self.dp.colluding, "site")
+            yield f"of the sum of all sites, not of one site's update; {bears} of it may collude"
         yield NOT_COVERED
 
 

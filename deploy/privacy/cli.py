@@ -52,6 +52,9 @@ def audit(
     if experiment.privacy.dp is None:
         what = "has no [privacy.dp]: nothing is claimed that an audit could hold it against"
         raise RequestError(what, where=str(file), advice="Write noise_multiplier, clip_norm and sample_rate there")
+    if experiment.privacy.dp.is_shared:
+        what = 'asks for noise = "shared", of which one site\'s step has a part only: an audit takes noise = "own"'
+        raise RequestError(what, where=str(file), advice='Audit a copy of it with noise = "own"')
     if not LEAST_CANARIES <= canaries <= MOST_CANARIES:
         raise RequestError(f"{canaries} canaries: {LEAST_CANARIES} to {MOST_CANARIES} can be", where="--canaries")
     asked = experiment.rounds.count if rounds is None else rounds

@@ -141,7 +141,8 @@ class Asked:
 def say_noise(dp: DifferentialPrivacy) -> str:
     """How the experiment protects whom, before it is known what that comes to here."""
     drawn = f"each {dp.unit} drawn with {dp.sample_rate:g} a step"
-    return f"noise {dp.noise_multiplier:g} times the clipping norm {dp.clip_norm:g}, {drawn}"
+    whose = f", of all sites together, {dp.colluding} of which may collude" if dp.is_shared else ""
+    return f"noise {dp.noise_multiplier:g} times the clipping norm {dp.clip_norm:g}{whose}, {drawn}"
 
 
 def say_what_leaves(floors: Floors, experiment: Experiment) -> str:

@@ -46,6 +46,10 @@ class PrivacyPlan(Body):
     """
 
     unit: Literal["patient"] = "patient"
+    noise: Literal["shared"] | None = None
+    """"shared": the epsilon holds for the sum of all sites' updates; None: for this site's by itself."""
+    colluding: Count | None = None
+    """Under "shared": how many sites of the sum may pool what they know, or add no noise; it holds all the same."""
     patients: Count
     """Training patients, rounded as the site's policy says."""
     sample_rate: float

@@ -111,11 +111,13 @@ class Arrival:
         part: the weights of U3 over those of U2.
         sites: number of sites in U3.
         reach: the largest magnitude that a word of an honest sum can have.
+        unit: what a word is worth in every tensor (`messages.secure.shared`); None: that follows from its bound.
     """
 
     part: float
     sites: int
     reach: int
+    unit: float | None = None
 
 
 def find_arrival(context: Context, sites: Collection[str]) -> Arrival:
@@ -168,7 +170,7 @@ def restore_tensor(total: NDArray[np.uint32], received: Floats, arrival: Arrival
     Raises:
         ValueError: sizes differ.
     """
-    unit = find_bound(received) / SCALE / arrival.part
+    unit = find_bound(received) / SCALE / arrival.part if arrival.unit is None else arrival.unit
     numbers, flat, seen, start = total.view(np.int32), out.reshape(-1), RestoredSum(), 0
     if numbers.shape != (received.size,) or out.shape != received.shape or not out.flags.c_contiguous:
         raise ValueError(f"a sum of {numbers.shape} words, a model of {received.shape} and room for {out.shape}")

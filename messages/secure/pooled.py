@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MASKED, FIGURES = "masked32", "figures64"
 """Names of the two tensors."""
-CASES, LOSS = "cases", "loss"
+CASES, LOSS, PATIENTS = "cases", "loss", "patients"
 SPLITS = ("validation", "test")
 """What an evaluation scores."""
 _MOST_CASES = 2.0**24
@@ -36,12 +36,15 @@ _COUNTED = ("n", "both_empty", "reference_empty", "false_positive", "failed", "w
 
 
 def list_figures(experiment: Experiment, *, evaluate: bool) -> tuple[Figure, ...]:
-    """The figures of a training round: training cases, their loss, and the scores of the model that was received.
+    """The figures of a training round: training cases, their loss, and the scores of the model that was received; under
+    `noise = "shared"` also the patients as announced, which the sum is divided by.
 
     Args:
         evaluate: whether the round scores it.
     """
-    told = (Figure(CASES, _MOST_CASES), Figure(LOSS, 2.0**30, 19))
+    told: tuple[Figure, ...] = (Figure(CASES, _MOST_CASES), Figure(LOSS, 2.0**30, 19))
+    if experiment.privacy.dp is not None and experiment.privacy.dp.is_shared:
+        told = (*told, Figure(PATIENTS, _MOST_CASES))
     return (*told, *list_scores(experiment, "validation")) if evaluate else told
 
 
@@ -103,9 +106,17 @@ def is_maskable(model: Manifest) -> bool:
     return all(spec.dtype == "float32" for spec in model.tensors)
 
 
-def tell_training(cases: int, loss: float | None, validation: SplitScores | None) -> dict[str, float]:
-    """What a site puts into its figures; the loss counts with its cases."""
+def tell_training(
+    cases: int, loss: float | None, validation: SplitScores | None, patients: int | None = None
+) -> dict[str, float]:
+    """What a site puts into its figures; the loss counts with its cases.
+
+    Args:
+        patients: as announced, under `noise = "shared"`.
+    """
     told = {CASES: 0.0 if loss is None else float(cases), LOSS: 0.0 if loss is None else loss * cases}
+    if patients is not None:
+        told[PATIENTS] = float(patients)
     return told if validation is None else told | tell_scores("validation", validation)
 
 

@@ -26,6 +26,8 @@ MASKABLE_STRATEGIES = frozenset({"FedAvg", "FedProx", "FedAvgM", "FedAdam", "Fed
 """Strategies that need nothing of updates but their mean."""
 LEAST_SECURE_SITES = 3
 """Fewer than three updates in a sum: one site that knows its own learns the other's."""
+LEAST_ADDING = 2
+"""Sites that add noise to a sum under "shared": with one, it would be that site's own."""
 
 
 class DifferentialPrivacy(Settings):
@@ -40,7 +42,8 @@ class DifferentialPrivacy(Settings):
         epsilon_max: the guarantee that the experiment may spend at a site; training ends before it is passed.
         delta: of the guarantee; a site takes the smaller of this and N^-1.1.
         noise: "own": each site's update is private by itself. "shared": the sum of all is, under masks.
-        colluding: under "shared", how many sites may pool what they know.
+        colluding: under "shared", how many sites of a sum may pool what they know, or leave their noise out: the
+            others' noise is enough without theirs.
     """
 
     unit: Literal["patient", "site"] = "patient"
@@ -57,6 +60,19 @@ class DifferentialPrivacy(Settings):
     def steps_per_epoch(self) -> int:
         """Steps in which each patient is drawn once on average, rounded up."""
         return math.ceil(1 / self.sample_rate)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether only the sum of all sites' updates has the whole noise."""
+        return self.noise == "shared"
+
+    def count_adding(self, least_sites: int) -> int:
+        """With how many sites' noise the sum is private: each adds its part of the variance. 1 under "own".
+
+        Args:
+            least_sites: of a sum: a site reveals nothing of a smaller one (`messages.secure.site_rules`).
+        """
+        return least_sites - self.colluding if self.is_shared else 1
 
     def count_steps(self, training: Training) -> int:
         """Optimiser steps of a round, however many patients a site has."""
@@ -112,8 +128,8 @@ def _find_unnoised(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
     training, plan, told = experiment.training, experiment.plan, "under [privacy.dp]"
     if dp.unit != "patient":
         return f'privacy.dp.unit = "{dp.unit}" is not available in this version'
-    if dp.noise != "own":
-        return f'privacy.dp.noise = "{dp.noise}" is not available in this version'
+    if dp.is_shared and (wrong := _find_unshared(experiment, dp)) is not None:
+        return f"privacy.dp: {wrong}"
     if training.clip_norm is not None:
         return f"training.clip_norm: {told} each patient's gradient is clipped to privacy.dp.clip_norm instead"
     if plan.kind != "aggregation":
@@ -130,6 +146,33 @@ def _find_unnoised(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
         return f'training.precision = "amp": {told} gradients are not scaled; write "float32" or "bfloat16"'
     if training.loss_table.class_weights == "balanced":
         return f'training.loss: class_weights = "balanced" {told} would tell how often each class occurs; write numbers'
+    return None
+
+
+def _find_unshared(experiment: Experiment, dp: DifferentialPrivacy) -> str | None:
+    """Why the sum of all sites' whole numbers would not be a step of the one that the noise is for, in words."""
+    training, plan, shared = experiment.training, experiment.plan, 'noise = "shared"'
+    optimizer = training.optimizer
+    if experiment.privacy.secure_aggregation != "masks":
+        return f'{shared} is too little for one site\'s update alone: write secure_aggregation = "masks"'
+    if dp.count_adding(experiment.least_sites) < LEAST_ADDING:
+        return (
+            f"of the {experiment.least_sites} sites of the least sum, colluding = {dp.colluding} leaves fewer than "
+            f'{LEAST_ADDING} that add noise: write a smaller number, or noise = "own"'
+        )
+    if training.local_steps != 1:
+        return f"under {shared} the sites' gradients of one step are added up: write training.local_steps = 1"
+    if optimizer.name != "SGD" or optimizer.momentum or optimizer.weight_decay or training.ema is not None:
+        return (
+            f'under {shared} a site takes no step itself: write training.optimizer.name = "SGD" with momentum = 0, '
+            "without weight_decay and ema"
+        )
+    if plan.strategy.name == "FedProx":
+        return f"under {shared} nothing is pulled at a site: write another plan.strategy than FedProx"
+    if plan.weight_by != "equal":
+        return f"under {shared} no site's noise weighs more than another's: write plan.weight_by = \"equal\""
+    if experiment.privacy.update_norm_max is not None:
+        return f"under {shared} a shortened update would have less noise: leave privacy.update_norm_max out"
     return None
 
 

@@ -69,6 +69,8 @@ def announce_plan(dp: DifferentialPrivacy, patients: int, price: Price) -> Priva
         patients: as they may be told.
     """
     return PrivacyPlan(
+        noise="shared" if dp.is_shared else None,
+        colluding=dp.colluding if dp.is_shared else None,
         patients=patients,
         sample_rate=dp.sample_rate,
         noise_multiplier=dp.noise_multiplier,

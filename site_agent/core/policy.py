@@ -206,6 +206,12 @@ def judge_price(floors: Floors, experiment: Experiment, price: Price) -> Reason 
     return None
 
 
+def count_least(floors: Floors, experiment: Experiment) -> int:
+    """How many sites of a sum must not collude: as many as the policy asks for, and as add to a shared noise."""
+    dp = experiment.privacy.dp
+    return max(floors.secure_least_sites, 0 if dp is None else dp.count_adding(experiment.least_sites))
+
+
 def can_hide(floors: Floors, experiment: Experiment) -> bool:
     """Whether some number of the experiment's sites makes a secure sum that the floors let this site's update into."""
     rule, quorum = experiment.privacy.threshold, experiment.least_sites
@@ -213,7 +219,7 @@ def can_hide(floors: Floors, experiment: Experiment) -> bool:
         bounds = bound_round(count, rule, quorum)
         counted = count if floors.peers is None else min(count, len(floors.peers) + 1)
         colluding = floors.secure_colluding + count - counted  # who is not pinned is taken to collude
-        hidden = counted - floors.secure_colluding >= floors.secure_least_sites
+        hidden = counted - floors.secure_colluding >= count_least(floors, experiment)
         if hidden and bounds.possible and margin_of(count, bounds.threshold) > colluding:
             return True
     return False

@@ -1,12 +1,15 @@
 """What differential privacy costs, asked of dp-accounting in a child process: it takes 95 MB, and a few seconds.
 
-`python -m site_agent.privacy.accountant` reads questions as one JSON list on standard input, and prints as many answers
-as one JSON list. Answers are kept as long as this process lives: they depend on nothing else.
+`python -m site_agent.privacy.accountant BYTES` reads questions as one JSON list on standard input, and prints as many
+answers as one JSON list; BYTES are its memory. Answers are kept as long as this process lives: they depend on nothing
+else.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
 import threading
@@ -18,7 +21,12 @@ from messages.ground.errors import WorkFailed
 
 ANSWERED_WITHIN = 120.0
 """Seconds for one question or many; a child that takes longer is killed."""
+MOST_BYTES = 2**30
+"""Memory of the child. A noise that is almost none has privacy losses without end, and composing them takes all there
+is; what epsilon it has is beyond any use."""
 _MOST_KEPT = 4096
+_TOO_LARGE = 3
+"""The child's exit status."""
 _kept: dict[tuple[Any, ...], Any] = {}
 _guard = threading.Lock()
 
@@ -47,7 +55,7 @@ def find_epsilon(
 
     Raises:
         ValueError: a number outside its range.
-        WorkFailed: the child failed, or took longer than `within` seconds.
+        WorkFailed: the child failed, or took longer than `within` seconds, or more than `MOST_BYTES`.
     """
     return find_epsilons([(NoisySteps(noise_multiplier, sample_rate, steps), delta)], within=within)[0]
 
@@ -105,11 +113,22 @@ def _ask(questions: list[tuple[Any, ...]], within: float) -> list[Any]:
 
 
 def _ask_child(questions: list[tuple[Any, ...]], within: float) -> list[Any]:
-    command = [sys.executable, "-m", "site_agent.privacy.accountant"]
+    command = [sys.executable, "-m", "site_agent.privacy.accountant", str(MOST_BYTES)]
     try:
-        done = subprocess.run(command, input=json.dumps(questions), capture_output=True, text=True, timeout=within)
+        done = subprocess.run(
+            command,
+            input=json.dumps(questions),
+            capture_output=True,
+            text=True,
+            timeout=within,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # their stacks are memory, too
+        )
     except subprocess.TimeoutExpired:
         raise WorkFailed(f"the privacy accountant did not answer within {within:.0f} s", where="privacy") from None
+    if done.returncode == _TOO_LARGE:
+        least = min(one[1] for one in questions)
+        what = f"with noise_multiplier = {least:g} epsilon is too large to be found in {MOST_BYTES >> 20} MiB"
+        raise WorkFailed(what, where="privacy", advice="Ask for more noise, a lower sample_rate or fewer steps")
     if done.returncode:
         words = done.stderr.strip().splitlines()
         what = words[-1] if words else f"it ended with {done.returncode}"
@@ -120,6 +139,7 @@ def _ask_child(questions: list[tuple[Any, ...]], within: float) -> list[Any]:
 
 def _answer_questions() -> None:
     """The child's part."""
+    resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_DATA)[1]))
     from site_agent.privacy import losses
 
     answers: dict[str, Callable[..., Any]] = {
@@ -127,7 +147,10 @@ def _answer_questions() -> None:
         "rounds": losses.count_rounds,
         "divergences": losses.measure_divergences,
     }
-    said = [answers[name](*numbers) for name, *numbers in json.load(sys.stdin)]
+    try:
+        said = [answers[name](*numbers) for name, *numbers in json.load(sys.stdin)]
+    except MemoryError:
+        sys.exit(_TOO_LARGE)
     sys.stdout.write(json.dumps(said))
 
 

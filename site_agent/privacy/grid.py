@@ -14,19 +14,19 @@ _SLACK = 1 - 2.0**-30
 """For the rounding of the norm and of the products, in float64."""
 
 
-def reach_of(size: int) -> float:
+def reach_of(size: int, units: int = CLIP_UNITS) -> float:
     """How long a gradient of so many numbers may be before it is rounded, in steps of the grid: rounding moves each by
-    at most a half, so the rounded one is no longer than `CLIP_UNITS`.
+    at most a half, so the rounded one is no longer than `units`, the clipping norm.
 
     Raises:
         ValueError: rounding alone could make it longer.
     """
-    reach = (CLIP_UNITS - math.sqrt(size) / 2) * _SLACK
+    reach = (units - math.sqrt(size) / 2) * _SLACK
     if reach <= 0:
-        raise ValueError(f"{size} numbers are too many for a grid of 1 / {CLIP_UNITS} of the clipping norm")
+        raise ValueError(f"{size} numbers are too many for a grid of 1 / {units} of the clipping norm")
     return reach
 
 
-def steps_per_unit(clip_norm: float) -> float:
+def steps_per_unit(clip_norm: float, units: int = CLIP_UNITS) -> float:
     """Steps of the grid in a gradient's own unit."""
-    return CLIP_UNITS / clip_norm
+    return units / clip_norm

@@ -30,8 +30,12 @@ def add_noise(key: bytes, step: int, total: NDArray[np.int64], noise_multiplier:
         key: of the round's noise. step: from 0. total: the sum of the drawn patients' gradients, contiguous.
         noise_multiplier: standard deviation in units of the clipping norm.
     """
-    own = derive_part(key, step, sha256(total.data).digest())
-    return total + draw_noise(own, total.size, noise_multiplier * CLIP_UNITS)
+    return total + draw_noise(key_noise(key, step, total), total.size, noise_multiplier * CLIP_UNITS)
+
+
+def key_noise(key: bytes, step: int, total: NDArray[np.int64]) -> bytes:
+    """The key of the noise that is added to this very sum."""
+    return derive_part(key, step, sha256(total.data).digest())
 
 
 def draw_noise(key: bytes, count: int, deviation: float) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from messages import kinds
+from messages.experiment import Experiment
 from messages.ground.clock import Clock
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError
@@ -36,6 +37,7 @@ from messages.secure.pooled import (
     tell_scoring,
     tell_training,
 )
+from messages.secure.shared import is_shared
 from messages.secure.site_rules import PeerFloors, SecureRecord
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, map_file
@@ -45,6 +47,7 @@ from nets.digest import model_digest
 from site_agent.core.inputs import AnyInput, NoSpace, SecureAnswered, SecureRefused, UpdateMasked
 from site_agent.core.jobs import Job, event_of, experiment_of
 from site_agent.core.permissions import Floors
+from site_agent.core.policy import count_least
 from site_agent.core.secure.changes import Work
 from site_agent.core.secure.state import SecurePart
 from site_agent.datasets.vault import Damaged, Vault
@@ -111,7 +114,7 @@ class SecureWork:
         return SecureAnswered(job.experiment, job.round, job.opening, kind, body, kept)
 
     def _floors_of(self, job: Job) -> PeerFloors:
-        return floors_of(self._floors, experiment_of(job).least_sites)
+        return floors_of(self._floors, experiment_of(job))
 
     # steps
 
@@ -188,7 +191,10 @@ class SecureWork:
                     raise NotDone(Reason.SECRETS_LOST, "the difference that was to be masked is gone")
                 model = self._model_file(job, sealed)
                 _check_model(model, sealed.manifest, start.model_digest)
-                figures = encode_figures(table, tell_training(inside.cases, inside.loss, inside.validation))
+                shared = job.privacy if is_shared(experiment) else None
+                told = tell_training(
+                    inside.cases, inside.loss, inside.validation, None if shared is None else shared.patients
+                )
                 write_words(
                     words,
                     trained=self._spool.trained_file(*place),
@@ -196,7 +202,8 @@ class SecureWork:
                     manifest=sealed.manifest,
                     share=find_share(context, self._site),
                     norm_max=experiment.privacy.update_norm_max,
-                    figures=figures,
+                    figures=encode_figures(table, told),
+                    whole=is_shared(experiment),
                 )
             before, noted = pack_record(record), pack_record(site_rules.note_masking(record, context))
             if not self._spool.secure.note_record(job.experiment, job.round, before, noted):
@@ -254,10 +261,10 @@ class SecureWork:
     }
 
 
-def floors_of(floors: Floors, quorum: int) -> PeerFloors:
+def floors_of(floors: Floors, experiment: Experiment) -> PeerFloors:
     """What the policy asks of the others, in the words of the rules."""
     pinned = None if floors.peers is None else frozenset(name_key(one) for one in floors.peers)
-    return PeerFloors(floors.secure_least_sites, floors.secure_colluding, pinned, quorum)
+    return PeerFloors(count_least(floors, experiment), floors.secure_colluding, pinned, experiment.least_sites)
 
 
 def _refuse(reason: Reason | None, words: str) -> None:

@@ -42,6 +42,7 @@ def write_words(
     share: float,
     norm_max: float | None,
     figures: NDArray[np.uint64],
+    whole: bool = False,
 ) -> None:
     """Write an update as whole numbers, durably: whole, then renamed into place.
 
@@ -50,6 +51,8 @@ def write_words(
         share: the site's part of the weight of all.
         norm_max: longest difference (L2); None: any.
         figures: words that follow.
+        whole: the trainer wrote whole numbers of 32 bits in the place of weights (`messages.secure.shared`): they are
+            taken as they are, since they have their noise.
 
     Raises:
         OutOfRange: more than one number in 10,000 was clipped.
@@ -67,15 +70,18 @@ def write_words(
     with beside.open("xb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, layout.nbytes))
         file.truncate(layout.nbytes)
-    whole = np.memmap(beside, dtype=np.uint8, mode="r+", shape=(layout.nbytes,))
-    words = whole[: 4 * layout.words32].view(np.uint32)
+    buffer = np.memmap(beside, dtype=np.uint8, mode="r+", shape=(layout.nbytes,))
+    words = buffer[: 4 * layout.words32].view(np.uint32)
     for name, array in ours.items():
         place = words[start : start + array.size]
-        clipped += quantise_tensor(array, theirs[name], share=share, shrink=shrink, out=place)
+        if whole:
+            place[:] = array.reshape(-1).view(np.uint32)
+        else:
+            clipped += quantise_tensor(array, theirs[name], share=share, shrink=shrink, out=place)
         start += array.size
-    whole[4 * layout.words32 :] = figures.astype("<u8").view(np.uint8)
-    whole.flush()
-    del whole, words
+    buffer[4 * layout.words32 :] = figures.astype("<u8").view(np.uint8)
+    buffer.flush()
+    del buffer, words
     if is_out_of_range(clipped, start):
         beside.unlink()
         raise OutOfRange(f"{clipped} of {start} numbers")

@@ -14,6 +14,7 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.secure.shared import find_most
 from messages.statistics.configuration import Configuration
 from messages.tasks.base import TaskRows
 from messages.tensors.layout import Manifest
@@ -221,6 +222,9 @@ class Workshop:
         lack = policy.enough_cases(self._floors, experiment_of(job), counts)
         if experiment_of(job).privacy.dp is not None and reply.patients < 1:
             lack = lack or Reason.UNSUPPORTED  # a trainer that counts no patients knows of no noise
+        if (most := find_most(experiment_of(job))) is not None and reply.patients > most:
+            log.warning("the sum of so many sites holds fewer patients of each", experiment=job.experiment, most=most)
+            lack = lack or Reason.UNSUPPORTED
         shared = policy.counts_for_sharing(self._floors, counts)
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
         data = reply.data or self._data.get(job.experiment)

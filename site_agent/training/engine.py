@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
@@ -82,11 +83,15 @@ def blame_nan_loss(cases: Sequence[CachedCase]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a round of training came to; the weights are in the net."""
+    """What a round of training came to; the weights are in the net.
+
+    `words`: under `noise = "shared"` what travels in their place, by name; the net is as it was.
+    """
 
     steps: int
     epochs: float
     loss: float
+    words: Mapping[str, NDArray[np.int32]] | None = None
 
 
 def train_round(
@@ -141,6 +146,10 @@ def train_round(
     add: AddGradients
     if dp is not None and patients is not None:
         pace = private = PrivateSteps(net, asked, learner, cases, experiment, dp, patients, device)
+        if dp.is_shared:
+            net.train()
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return RoundResult(pace.steps, pace.steps / pace.steps_per_epoch, 0.0, private.sum_round())
         draw, add = private.draw_steps, private.add_gradients
     else:
         pace = sampler = make_sampler(cases, experiment, round_number, site)

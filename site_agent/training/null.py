@@ -29,6 +29,7 @@ from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.durable import replace_file
 from messages.ground.kernel import die_with_parent
+from messages.secure.shared import SHARED_UNITS, is_shared
 from messages.tasks.base import Task, TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
@@ -113,6 +114,27 @@ class _Moved(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._received)
+
+
+class _Words(Mapping[str, NDArray[Any]]):
+    """A whole number for all elements of each tensor, in the place of weights (`messages.secure.shared`)."""
+
+    def __init__(self, received: Mapping[str, Tensor], step: np.float32) -> None:
+        self._received, self._word = received, np.int32(word_of(step))
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return np.full(self._received[name].read_all().shape, self._word).view(np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._received)
+
+    def __len__(self) -> int:
+        return len(self._received)
+
+
+def word_of(step: np.float32) -> int:
+    """What a site of shared noise tells of each weight, in the place of what it would have added to it."""
+    return round(float(step) * SHARED_UNITS)
 
 
 class NullTrainer:
@@ -213,7 +235,7 @@ class NullTrainer:
                 round=request.round,
                 attempt=request.attempt,
                 cases=self._split_shares()["train"],
-                steps=STEPS,
+                steps=1 if is_shared(Experiment.model_validate(self._prepare.experiment)) else STEPS,
                 epochs=1.0,
                 loss=1 / (request.round + 1),
                 seconds=time.monotonic() - began,
@@ -227,7 +249,8 @@ class NullTrainer:
         number = request.round + experiment.rounds_before
         received = open_model(request.model, Manifest.model_validate(request.manifest))
         memory = self._remember_model(request) if self._remembers else ""
-        trained = _Moved(received, round_addend(experiment.seed, self._prepare.site, number, memory))
+        step = round_addend(experiment.seed, self._prepare.site, number, memory)
+        trained = _Words(received, step) if is_shared(experiment) else _Moved(received, step)
 
         def written(first: int, digests: list[bytes]) -> None:
             cases = self._split_shares()["train"]

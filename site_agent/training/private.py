@@ -12,16 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
 from messages.secure.section import DifferentialPrivacy
+from messages.secure.shared import SHARED_UNITS, find_deviation
+from site_agent.privacy.discrete import draw_discrete
 from site_agent.privacy.draws import draw_patients
 from site_agent.privacy.grid import CLIP_UNITS, reach_of, steps_per_unit
 from site_agent.privacy.keys import RoundKeys, derive_number
-from site_agent.privacy.noise import add_noise
+from site_agent.privacy.noise import add_noise, key_noise
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Batch, Sampler
 from site_agent.training.tasks.base import Learner, cast_numbers, loss_of_outputs
@@ -92,6 +96,7 @@ class PrivateSteps:
         self._forward, self._learner, self._device = forward, learner, device
         self._precision = training.precision
         self._sampler = Sampler(cases, training, experiment.augmentation, derive_number(patients.keys.cuts))
+        self._net, self._least_sites = net, experiment.least_sites
         self._trained = [one for one in net.parameters() if one.requires_grad]
 
     def draw_steps(self, first: int) -> Iterator[Draw]:
@@ -103,19 +108,38 @@ class PrivateSteps:
 
     def add_gradients(self, draw: Draw, _scaler: torch.amp.GradScaler) -> torch.Tensor:
         """Set a step's gradient; its loss is withheld, and told as 0."""
-        size = sum(one.numel() for one in self._trained)
-        total = torch.zeros(size, dtype=torch.int64, device=self._device)
-        for patient in draw.patients:
-            total += clip_to_grid(self._gradient_of(draw.step, patient), self._settings.clip_norm)
-        noised = add_noise(
-            self._patients.keys.noise, draw.step, total.numpy(force=True), self._settings.noise_multiplier
-        )
+        total = self._sum_gradients(draw, CLIP_UNITS)
+        noised = add_noise(self._patients.keys.noise, draw.step, total, self._settings.noise_multiplier)
         expected = self._settings.sample_rate * self._patients.announced
         mean = torch.from_numpy(noised).to(self._device) / (steps_per_unit(self._settings.clip_norm) * expected)
         parts = torch.split(mean, [one.numel() for one in self._trained])
         for one, part in zip(self._trained, parts, strict=True):
             one.grad = part.view_as(one).to(one.dtype)
         return torch.zeros((), device=self._device)
+
+    def sum_round(self) -> dict[str, NDArray[np.int32]]:
+        """The round's only step under `noise = "shared"`, with this site's part of the noise: the words of each tensor
+        of the net, modulo 2^32 (`messages.secure.shared`). What is not trained has none: zeros."""
+        (draw,) = self.draw_steps(0)
+        total = self._sum_gradients(draw, SHARED_UNITS)
+        key = key_noise(self._patients.keys.noise, draw.step, total)
+        noised = total + draw_discrete(key, total.size, find_deviation(self._settings, self._least_sites))
+        words = noised.astype(np.uint64).astype(np.uint32).view(np.int32)
+        found, start = {}, 0
+        for name, one in self._net.named_parameters():
+            if one.requires_grad:
+                found[name] = words[start : start + one.numel()].reshape(tuple(one.shape))
+                start += one.numel()
+        rest = {name: one for name, one in self._net.state_dict().items() if name not in found}
+        return found | {name: np.zeros(tuple(one.shape), dtype=np.int32) for name, one in rest.items()}
+
+    def _sum_gradients(self, draw: Draw, units: int) -> NDArray[np.int64]:
+        """The drawn patients' gradients as whole numbers of the grid, added up; flat."""
+        size = sum(one.numel() for one in self._trained)
+        total = torch.zeros(size, dtype=torch.int64, device=self._device)
+        for patient in draw.patients:
+            total += clip_to_grid(self._gradient_of(draw.step, patient), self._settings.clip_norm, units)
+        return total.numpy(force=True)
 
     def _gradient_of(self, step: int, patient: int) -> torch.Tensor:
         """One patient's gradient, flat; what the step's loss does not reach is 0."""
@@ -139,8 +163,8 @@ class PrivateSteps:
         return self._sampler.cut_cases([cases[(begin + place) % len(cases)] for place in range(wanted)], number)
 
 
-def clip_to_grid(gradient: torch.Tensor, clip_norm: float) -> torch.Tensor:
-    """One patient's gradient in steps of the grid: int64, at most `CLIP_UNITS` long in the L2 norm.
+def clip_to_grid(gradient: torch.Tensor, clip_norm: float, clip_units: int = CLIP_UNITS) -> torch.Tensor:
+    """One patient's gradient in steps of the grid: int64, at most `clip_units` long in the L2 norm.
 
     One that is no number counts as 0, and so does one that is longer after all. Nothing here waits for a GPU.
 
@@ -149,9 +173,9 @@ def clip_to_grid(gradient: torch.Tensor, clip_norm: float) -> torch.Tensor:
     """
     whole = gradient.double()
     norm = torch.linalg.vector_norm(whole)
-    scale = (reach_of(gradient.numel()) / norm).clamp(max=steps_per_unit(clip_norm))
+    scale = (reach_of(gradient.numel(), clip_units) / norm).clamp(max=steps_per_unit(clip_norm, clip_units))
     units = (whole * scale).round_()
-    within = torch.dot(units, units) <= CLIP_UNITS**2  # exact: whole numbers below 2^53
+    within = torch.dot(units, units) <= clip_units**2  # exact: whole numbers below 2^53
     return torch.where(within, units, 0.0).to(torch.int64)
 
 

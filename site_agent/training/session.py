@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from messages.experiment import Experiment
@@ -220,6 +221,8 @@ class TrainingSession:
                 self._kept.write_round({**leaves.kept, **own}, request.round)
             # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
             update = self._described_manifest(request.update)
+            if result.words is not None:  # whole numbers, in the place of weights of as many bytes
+                arrays = {name: words.view(np.float32) for name, words in result.words.items()}
             write_update(request.output, {**arrays, **leaves.beside}, update, received, on_chunks=written)
         return Trained(
             round=request.round,

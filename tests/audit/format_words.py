@@ -66,6 +66,8 @@ FULL_PLATFORM = kinds.Platform(
 )
 FULL_PRIVACY = kinds.PrivacyPlan(
     unit="patient",
+    noise="shared",
+    colluding=1,
     patients=24,
     sample_rate=0.1,
     noise_multiplier=1.5,

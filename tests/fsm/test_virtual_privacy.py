@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 from coordinator_kit import plain
-from virtual_consortium import VirtualConsortium
+from virtual_consortium import VirtualConsortium, read_events
 
-from coordinator.core.inputs import Received
-from coordinator.record.journal import STEP, Journal
-from coordinator.record.recovery import read_body
-from messages import codec, kinds
+from messages import kinds
 from messages.envelope import Event
 from messages.ground.virtual.clock import VirtualClock
 from site_agent.privacy.accountant import find_epsilon
@@ -39,16 +36,7 @@ def run(folder: Path, file: dict[str, Any], end: str) -> list[Event]:
         consortium.close()
 
     clock.run(body)
-    return read_events(folder)
-
-
-def read_events(folder: Path) -> list[Event]:
-    journal = Journal(folder / "coordinator")
-    try:
-        given = [read_body(codec.unpack(entry.body))[0] for entry in journal.entries() if entry.type == STEP]
-    finally:
-        journal.close()
-    return [one.event for one in given if isinstance(one, Received) and one.event.sender in SITES]
+    return read_events(folder, SITES)
 
 
 def test_a_private_site_tells_what_it_will_spend_and_after_each_round_what_it_has_spent(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ def why_not(content: dict[str, Any]) -> str:
     ("sections", "dp", "words"),
     [
         ({}, {"unit": "site"}, 'privacy.dp.unit = "site" is not available'),
-        ({}, {"noise": "shared"}, 'privacy.dp.noise = "shared" is not available'),
         ({"training": {"clip_norm": 1.0}}, {}, "training.clip_norm"),
         ({"training": {"accumulate": 2}}, {}, "training.accumulate"),
         ({"training": {"precision": "amp"}}, {}, "training.precision"),
@@ -49,6 +48,48 @@ def why_not(content: dict[str, Any]) -> str:
 )
 def test_what_is_not_proven_is_refused_in_one_line(sections: dict[str, Any], dp: dict[str, Any], words: str) -> None:
     assert words in why_not(private(dp, **sections))
+
+
+SHARED: dict[str, Any] = {
+    "sites": ["site-a", "site-b", "site-c", "site-d"],
+    "plan": {"weight_by": "equal"},
+    "training": {"local_steps": 1, "optimizer": {"name": "SGD", "momentum": 0.0}},
+}
+
+
+def shared(dp: dict[str, Any] | None = None, privacy: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
+    said = {"secure_aggregation": "masks", "dp": DP | {"noise": "shared"} | (dp or {})} | (privacy or {})
+    return private(**SHARED) | {"privacy": said} | sections
+
+
+@pytest.mark.parametrize(
+    ("dp", "sections", "words"),
+    [
+        ({}, {"privacy": {"secure_aggregation": False}}, 'write secure_aggregation = "masks"'),
+        ({"colluding": 2}, {}, "leaves fewer than 2 that add noise"),
+        ({}, {"training": SHARED["training"] | {"local_steps": 2}}, "training.local_steps = 1"),
+        ({}, {"training": {"local_steps": 1, "optimizer": {"name": "SGD"}}}, "momentum = 0"),
+        ({}, {"training": {"local_steps": 1}}, 'training.optimizer.name = "SGD"'),
+        ({}, {"plan": {"weight_by": "equal", "strategy": {"name": "FedProx"}}}, "FedProx"),
+        ({}, {"plan": {}}, 'plan.weight_by = "equal"'),
+    ],
+)
+def test_what_would_spoil_a_shared_noise_is_refused_in_one_line(
+    dp: dict[str, Any], sections: dict[str, Any], words: str
+) -> None:
+    assert words in why_not(shared(dp, **sections))
+
+
+def test_a_shortened_update_would_have_less_than_its_part_of_the_noise() -> None:
+    assert "update_norm_max" in why_not(shared(privacy={"update_norm_max": 1.0}))
+
+
+@pytest.mark.parametrize("name", ["FedAvg", "FedAvgM", "FedAdam"])
+def test_under_shared_noise_the_coordinator_may_take_the_step_as_it_likes(name: str) -> None:
+    content = shared({"colluding": 1}, plan={"weight_by": "equal", "strategy": {"name": name}})
+    dp = parse_settings(content, Experiment, "file").privacy.dp
+    assert dp is not None
+    assert dp.count_adding(3) == 2
 
 
 @pytest.mark.parametrize("name", OTHERS)

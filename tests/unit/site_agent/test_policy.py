@@ -136,6 +136,29 @@ def test_a_secure_sum_has_to_hide_the_site_as_its_floors_ask(
     assert found is (None if allowed else Reason.PRIVACY_BELOW_FLOOR)
 
 
+SHARED: dict[str, Any] = {
+    "training": {"local_steps": 1, "optimizer": {"name": "SGD", "momentum": 0.0}}, "plan": {"weight_by": "equal"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("floors", "colluding", "allowed"),
+    [
+        ({"secure_colluding": 0}, 0, True),
+        ({"secure_colluding": 1}, 0, False),
+        ({"secure_colluding": 1}, 1, True),
+        ({"secure_colluding": 0, "peers": PINNED[:1]}, 0, False),
+    ],
+)
+def test_as_many_sites_as_share_the_noise_must_not_be_those_that_may_collude(
+    floors: dict[str, Any], colluding: int, *, allowed: bool
+) -> None:
+    dp = {"noise_multiplier": 1.5, "clip_norm": 1.0, "sample_rate": 0.2, "noise": "shared", "colluding": colluding}
+    changes = {**MASKS, **SHARED, "privacy": {"secure_aggregation": "masks", "dp": dp}}
+    found = verdict({"allow": [ALLOW], "floors": {"secure_least_sites": 2} | floors}, **changes)
+    assert found is (None if allowed else Reason.PRIVACY_BELOW_FLOOR)
+
+
 @pytest.mark.parametrize(
     ("floors", "sites", "words"),
     [

@@ -64,6 +64,13 @@ def test_a_number_out_of_its_range_is_refused(given: tuple[float, float, int, fl
         find_epsilon(*given)
 
 
+def test_noise_whose_epsilon_would_take_all_memory_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accountant, "MOST_BYTES", 240 * 2**20)
+    assert find_epsilon(1.0, 0.3, 2, 1e-5) > 0  # there is enough for usual noise
+    with pytest.raises(WorkFailed, match=r"noise_multiplier = 0\.02 epsilon is too large to be found in 240 MiB"):
+        find_epsilon(0.02, 0.3, 2, 1e-5)
+
+
 def test_a_child_that_takes_too_long_or_fails_is_said_in_one_line() -> None:
     with pytest.raises(WorkFailed, match="did not answer within"):
         find_epsilon(1.0, 0.1, 7, 1e-5, within=0.01)

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from round_rig import STEPS, Site, cut_off, experiment, make_cases, private_experiment
 
+from messages.experiment import Experiment
+from messages.secure.shared import SHARED_UNITS
 from nets.build import build_net
 from site_agent.privacy.grid import CLIP_UNITS
 from site_agent.privacy.keys import derive_keys
+from site_agent.training import private
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.private import Draw, NetNotPrivate, Patients, PrivateSteps, clip_to_grid, require_private_net
 from site_agent.training.tasks.segmentation import SegmentationLearner
@@ -83,6 +87,39 @@ def test_the_noise_that_the_optimiser_gets_is_as_large_as_the_file_says(cases: l
     assert count > 5000
     assert abs(float(noise.square().mean()) - 1) < 4 * (2 / count) ** 0.5  # half of it would be 0.25
     assert abs(float(noise.mean())) < 4 / count**0.5
+
+
+def shared_steps(cases: Sequence[CachedCase], **dp: Any) -> PrivateSteps:
+    """The step of a round whose noise three sites share, one of which may collude; everybody is drawn."""
+    plain = private_experiment(sample_rate=1.0, clip_norm=0.01).as_plain()
+    plain["sites"], plain["quorum"] = ["site-a", "site-b", "site-c"], {"least_sites": 3}
+    plain["plan"]["weight_by"] = "equal"
+    plain["training"] |= {"local_steps": 1}
+    plain["training"]["optimizer"] |= {"name": "SGD", "momentum": 0.0, "weight_decay": 0.0}
+    plain["privacy"]["secure_aggregation"] = "masks"
+    plain["privacy"]["dp"] |= {"noise": "shared", "colluding": 1} | dp
+    chosen = Experiment.model_validate(plain)
+    net = build_net({"name": chosen.net.name, **chosen.net.parameters}, 2, 2, seed=1)
+    patients = Patients(GROUPS, len(GROUPS), derive_keys(b"secret", "work", GROUPS))
+    found = chosen.privacy.dp
+    assert found is not None
+    return PrivateSteps(net, net, SegmentationLearner(chosen), cases, chosen, found, patients, CPU)
+
+
+def test_the_words_of_a_shared_round_are_the_clipped_sum_and_a_part_of_the_noise_in_whole_numbers(
+    cases: list[CachedCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One net has tens of thousands of weights: their noise is as large as the part of one of two honest sites."""
+    steps = shared_steps(cases, noise_multiplier=2.0)
+    noised = np.concatenate([one.ravel() for one in steps.sum_round().values()]).astype(np.int64)
+    monkeypatch.setattr(private, "draw_discrete", lambda _key, count, _deviation: np.zeros(count, dtype=np.int64))
+    silent = np.concatenate([one.ravel() for one in steps.sum_round().values()]).astype(np.int64)
+    each = [clip_to_grid(steps._gradient_of(0, patient), 0.01, SHARED_UNITS) for patient in range(3)]
+    assert silent.tolist() == sum(each).tolist()  # type: ignore[union-attr]  # three tensors
+    assert all(int(torch.dot(one, one)) <= SHARED_UNITS**2 for one in each)
+    noise = (noised - silent) / (2.0 * SHARED_UNITS)
+    assert noise.size > 5000
+    assert abs(float(np.mean(noise**2)) - 0.5) < 4 * 0.5 * (2 / noise.size) ** 0.5
 
 
 def test_several_studies_of_a_patient_count_once(cases: list[CachedCase]) -> None:
