@@ -40,6 +40,7 @@ PARTS: dict[str, CommandPart] = {
     "simulate": CommandPart(
         "deploy.simulate.cli", "Run an experiment file in one process, without a broker: studies, faults."
     ),
+    "doctor": CommandPart("deploy.doctor.cli", "Find what is wrong with a site, a coordinator or a connection."),
     "init": CommandPart("deploy.init.cli", "Write a party's configuration file, with a comment at each key."),
     "experiment": CommandPart(
         "deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."

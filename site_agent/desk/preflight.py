@@ -18,6 +18,7 @@ from messages.envelope import Author, check_origin, decode_event
 from messages.experiment import Experiment
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
+from messages.ground.settings import BrokerAddress
 from messages.kinds import Echo, EchoReply
 from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox_of
 from messages.trust.register import Register
@@ -90,14 +91,13 @@ def _check_agent(state: Path, file: Path | None) -> Iterator[Check]:
 
 
 def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterator[Check]:
-    address = f"{config.broker.host}:{config.broker.port}"
     try:
         bus = connect(config, lambda _notice: None)
     except KonsilError as error:
         yield failed_check("broker", error)
         return
     try:
-        yield _way_in(config, address, clock.now())
+        yield judge_way_in(config.broker, clock.now())
         for name in (DOWNLINK, GLOBAL):
             yield _check_readable(bus, name)
         yield _own_inbox(config, bus)
@@ -106,8 +106,9 @@ def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterato
         bus.close()
 
 
-def _way_in(config: SiteConfig, address: str, now: float) -> Check:
-    broker = config.broker
+def judge_way_in(broker: BrokerAddress, now: float) -> Check:
+    """How a party came in, once it did: encrypted or not, and for how long its certificate is good."""
+    address = f"{broker.host}:{broker.port}"
     if broker.cert is not None:
         days = int((end_of_certificate(broker.cert.read_bytes()) - now) // 86400)
         words = f"{address} reachable over TLS, login right: {broker.way}; ours is good for {days} days"
