@@ -93,9 +93,7 @@ def test_a_run_whose_live_events_are_copied_and_forged_decides_the_same_bits_as_
             finish(consortium)
 
         run_signed(folder, work)
-        kept = open_readonly(
-            folder / "coordinator"
-        )  # heads stand outside of the experiment: no two runs have the same
+        kept = open_readonly(folder / "coordinator")  # heads stand outside of the experiment: no two runs have the same
         steps = [one for one in kept if (one.type, one.experiment) == (STEP, "exp-1")]
         decided = [(one, read_step(one)) for one in steps]
         return [(given.input, one.time, [each.compared_bytes() for each in made]) for one, (given, made) in decided]
