@@ -88,7 +88,7 @@ def verify(
             _write_evidence(html, file, verdict, [], head, f"{error.where}: {error.what}".replace(str(file), file.name))
         raise
     said, last = clocks.judge(), verdict.last
-    told = [*said.lines(), *tell_jumps(verdict), *tell_views(verdict), *tell_behind(verdict)]
+    told = [*said.lines(), *tell_jumps(verdict), *tell_revoked(verdict), *tell_views(verdict), *tell_behind(verdict)]
     if html is not None:
         _write_evidence(html, file, verdict, told, head)
     if last is None:
@@ -107,6 +107,7 @@ def verify(
                 ],
                 "uncovered": verdict.uncovered,
                 "term_jumps": [{"entry": one.entry, "before": one.before, "term": one.term} for one in verdict.jumps],
+                "revoked": [asdict(one) for one in verdict.revoked],
                 "views": [asdict(one) for one in verdict.views],
                 "behind": verdict.behind,
                 "signed_events": verdict.signed,
@@ -144,6 +145,15 @@ def tell_jumps(verdict: LogVerdict) -> list[str]:
         f"journal number {one.entry}: the coordinator's term went from {one.before} to {one.term}: its journal was "
         "restored or cut, or another one wrote on"
         for one in verdict.jumps
+    ]
+
+
+def tell_revoked(verdict: LogVerdict) -> list[str]:
+    """Keys that were revoked, by which entry, in lines for people."""
+    return [
+        f"journal number {one.entry}: the operator revokes the key {one.key[:16]} of {one.name}, from "
+        f"{format_moment(one.since)} on"
+        for one in verdict.revoked
     ]
 
 

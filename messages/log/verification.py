@@ -48,6 +48,19 @@ class TermJump:
     term: int
 
 
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A key that the operator revoked: from this journal number on nothing is believed that it signs after a moment.
+
+    `entry`: journal number of the register that says so; `key`: 64 hex digits; `since`: the moment.
+    """
+
+    entry: int
+    name: str
+    key: str
+    since: float
+
+
 @dataclass
 class LogVerdict:
     """What a verification found; a log that does not hold raises instead.
@@ -59,6 +72,7 @@ class LogVerdict:
         uncovered: the experiment's entries behind the newest head, which only the chain links.
         by_party: sender → its events with a signature, which was checked, and without one.
         jumps: terms in it that do not follow.
+        revoked: keys that a register in it revoked which an earlier one did not.
         views: words of sites that were shown something else than the log has.
         roster: sites that joined, by their signed word.
         register: the newest one in the log; None: there is none.
@@ -71,6 +85,7 @@ class LogVerdict:
     uncovered: int = 0
     by_party: dict[str, tuple[int, int]] = field(default_factory=dict)
     jumps: list[TermJump] = field(default_factory=list)
+    revoked: list[Revocation] = field(default_factory=list)
     views: list[SplitView] = field(default_factory=list)
     roster: set[str] = field(default_factory=set)
     register: Register | None = None
@@ -295,6 +310,11 @@ class ExportCheck:
                 check_successor(self.verdict.register, register)
         except (MalformedMessage, RequestError) as error:
             raise LogBroken(f"its register cannot be used: {error.what}", where=name_entry(entry)) from None
+        before = () if self.verdict.register is None else self.verdict.register.keys
+        known = {one.key for one in before if one.revoked is not None}
+        for one in register.keys:
+            if one.revoked is not None and one.key not in known:
+                self.verdict.revoked.append(Revocation(entry.number, one.name, one.key, one.revoked))
         self.verdict.register = register
 
     def _take_term(self, entry: Entry, term: int | None) -> None:

@@ -1,7 +1,8 @@
 """Whether another agent lives under this site's name, heard while the inbox is waited for.
 
 The broker holds an inbox for a dead agent until its connection times out, so a new one waits that long. A living one
-says `alive` every few seconds: two of its pulses end the wait.
+says `alive` every few seconds: two of its pulses end the wait. Pulses from before the wait are not counted: they may be
+this site's own of an earlier start, and copied. Were none counted at all, the inbox's lock would decide, only later.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class TwinWatch:
         self._verifier, self._clock = verifier, clock
         self._subscription: Subscription | None = None
         self._pulses: set[str] = set()
+        self._began = clock.wall()
         self.found = False
 
     @contextlib.contextmanager
@@ -60,7 +62,7 @@ class TwinWatch:
             self._verifier.check_event(event, delivery.queue, self._clock.wall())
         except MalformedMessage:
             return
-        if event.sender != self._site or not isinstance(event.body, Alive):
+        if event.sender != self._site or not isinstance(event.body, Alive) or event.time <= self._began:
             return
         self._pulses.add(event.id)
         if len(self._pulses) >= ENOUGH and not self.found:

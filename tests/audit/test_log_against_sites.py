@@ -275,6 +275,37 @@ def test_what_came_after_the_log_was_exported_is_no_disagreement(kept: Kept, tmp
     assert sum(about["later"] for about in told["sites"].values()) > 0
 
 
+def roll_back_spool(kept: Kept, state: Path, said_later: str) -> Path:
+    """The ledger of a site whose spool came out of a backup, and that said the event after it in another way."""
+    shutil.copytree(kept.folder / "site-a", state)
+    with closing(sqlite3.connect(state / "spool.sqlite")) as spool:
+        ((number,),) = spool.execute("SELECT number FROM ledger WHERE kind = ? AND round = 2", (said_later,))
+        spool.execute("DELETE FROM ledger WHERE number > ?", (number,))
+        spool.execute("DELETE FROM outbox")
+        spool.execute("UPDATE ledger SET digest = ? WHERE number = ?", ("ab" * 32, number))
+        spool.commit()
+    config = state.parent / "site.toml"
+    config.write_text(
+        f'schema = 1\n[site]\nname = "site-a"\nconsortium = "{CONSORTIUM}"\nstate = "{state}"\n[broker]\n'
+    )
+    ledger = state.parent / "rolled-back.json"
+    ledger.write_text(ask(site.app, "ledger", "--config", config, "--json").stdout)
+    return ledger
+
+
+def test_a_sites_spool_that_was_rolled_back_is_found_and_what_it_lost_or_said_otherwise_is_named(
+    kept: Kept, tmp_path: Path
+) -> None:
+    status, told = compare(kept.log, roll_back_spool(kept, tmp_path / "state", "round-accepted"))
+    wrong = told["sites"]["site-a"]["wrong"]
+    assert (status, told["sites"]["site-a"]["same"]) == (1, 4)  # joined, and all of round 1
+    first, *lost = wrong
+    assert first.startswith("round-accepted (round 2): the ledger has ")
+    assert "abababababababab" in first
+    assert all(one.endswith("the log has it, the ledger does not") for one in lost), lost
+    assert {one.partition(":")[0] for one in lost} >= {"weights-ready (round 2)", "evaluated (round 3)"}
+
+
 def test_a_ledger_of_0_1_is_read_and_compared_by_size(kept: Kept, tmp_path: Path) -> None:
     state = tmp_path / "state"
     shutil.copytree(kept.folder / "site-a", state)

@@ -169,6 +169,19 @@ def cosignature_of(name: str, key: str, note: bytes, size: int) -> HeadWitnessed
     )
 
 
+def test_a_revocation_is_named_with_the_journal_number_of_its_register(evidence: Evidence, tmp_path: Path) -> None:
+    last = said_by_site(evidence)[-1]
+    revoked = register_with(evidence, serial=2, revoked=last.time + 1.0)
+    entries = insert_register(list(evidence.entries), evidence.entries.index(last) + 1, revoked)
+    path = tmp_path / "revoked"
+    write_export(path, write_anew(entries, TrustKit.key_of("coordinator")))
+    said = run_konsil("audit", "verify", path)
+    key = TrustKit.key_of(SITE).public.hex()[:16]
+    assert said.holds, said
+    assert f"journal number {last.number + 1}: the operator revokes the key {key} of {SITE}, from " in said.words
+    assert "revokes" not in run_konsil("audit", "verify", evidence.log).words
+
+
 def test_a_cosignature_by_a_key_that_came_after_the_head_is_left_out_of_the_export(
     evidence: Evidence, tmp_path: Path
 ) -> None:
