@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from messages.ground.durable import sync_to_disk
 from messages.ground.errors import ConfigError
 
 BYTES = 32
@@ -37,6 +38,7 @@ def secret_of(state: Path) -> bytes:
             path.hardlink_to(beside)
     finally:
         beside.unlink(missing_ok=True)
+    sync_to_disk(state)  # the name too: what is sealed with it must not outlive it
     return _read_whole(path)
 
 

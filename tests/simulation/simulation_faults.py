@@ -234,7 +234,8 @@ class Striker:
 
     def _say_rubbish(self, one: Strike) -> None:
         world, draw, site = self._world, random.Random(one.draw), one.where
-        now, mine, other = world.clock.wall(), Author(CONSORTIUM, site), Author(CONSORTIUM, COORDINATOR, 9, 99)
+        now, mine = world.clock.wall(), Author(CONSORTIUM, site, key=world.key_of(site))
+        other = Author(CONSORTIUM, COORDINATOR, 9, 99, key=world.key_of(site))
         noise = sha256(str(one.draw).encode()).digest()
         said = [
             mine.write_event("weights-ready", weights(999), time=now, experiment=NAME, round_number=999, attempt="x"),

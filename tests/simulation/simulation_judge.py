@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from simulation_plan import COORDINATOR, Schedule
+from simulation_secure import MASKABLE, sum_masked
 from simulation_watch import Watch
 
 from coordinator.core import decisions as d
 from coordinator.core.effects import needed_blobs
-from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.state import CONSENT, KEYS, MASKED, ExperimentState, Phase
 from coordinator.record.journal import ASIDE, STEP, open_readonly
 from coordinator.record.recovery import read_step, recover_states
 from coordinator.record.replay import Status, replay
@@ -41,6 +43,10 @@ class Rounds:
     digests: list[str] = field(default_factory=list)
     """Of the models: the initial one first."""
     staleness: list[dict[str, int]] = field(default_factory=list)
+    weighed: list[dict[str, int]] = field(default_factory=list)
+    """Of secure rounds: by site that masks, its weight."""
+    void: int = 0
+    """Secure rounds without a sum: nobody contributed, and the model went on."""
     compared: int = 0
     """Models that were worked out anew, or recomputed from the updates."""
 
@@ -70,12 +76,15 @@ def judge_journal(
         rounds.compared += check is not None and check.status is Status.RECOMPUTED
         if check is not None and check.status is Status.MISSING:
             watch.fail(f"updates of round {check.round} that are to be kept are gone")
-    _read_rounds(entries, rounds, watch, schedule.buffer if schedule.kind == "asynchronous" else None)
+    if schedule.masks:
+        _read_secure(entries, rounds, watch)
+    else:
+        _read_rounds(entries, rounds, watch, schedule.buffer if schedule.kind == "asynchronous" else None)
     least = len(schedule.sites) if schedule.least_sites == "all" else int(schedule.least_sites)
     for number, used in enumerate(rounds.contributors, 1):
         if schedule.kind == "asynchronous":
             _judge_buffer(schedule, number, used, rounds.staleness[number - 1], watch)
-        elif len(used) < (1 if schedule.kind == "sequential" else least):
+        elif used and len(used) < (1 if schedule.kind == "sequential" else least):
             watch.fail(f"round {number} closed with {len(used)} sites, and the quorum is {least}")
     if schedule.plain:
         _judge_models(schedule, rounds, watch)
@@ -124,6 +133,37 @@ def _read_rounds(entries: list[Entry], rounds: Rounds, watch: Watch, buffer: int
             rounds.staleness.append(dict(decision.staleness))
 
 
+def _read_secure(entries: list[Entry], rounds: Rounds, watch: Watch) -> None:
+    """The same of secure rounds, in which those count whose updates are here when the closing is said."""
+    here: dict[str, None] = {}
+    named: set[str] = set()
+    weighed: dict[str, int] = {}
+    for decision in _list_decisions(entries):
+        if isinstance(decision, d.InitialModel):
+            rounds.digests.append(decision.digest)
+        elif isinstance(decision, d.RoundStarted):
+            if decision.step in (KEYS, MASKED):
+                here = {}
+            elif decision.step == CONSENT:
+                named = set(here)
+            weighed = decision.weighed or weighed
+        elif isinstance(decision, d.UpdateTaken):
+            here[decision.site] = None
+        elif isinstance(decision, d.RoundClosed):
+            if set(decision.contributors) != named:
+                told = sorted(decision.contributors)
+                watch.fail(f"round {decision.number} closes with {told}, and {sorted(named)} were to be summed")
+        elif isinstance(decision, d.RoundVoided | d.RoundCompleted):
+            if decision.number != len(rounds.contributors) + 1:
+                watch.fail(f"round {decision.number} ends after {len(rounds.contributors)} rounds")
+            made = isinstance(decision, d.RoundCompleted)
+            rounds.void += not made
+            rounds.contributors.append(dict(decision.contributors) if made else {})
+            rounds.digests.append(decision.digest if made else rounds.digests[-1])
+            rounds.staleness.append({})
+            rounds.weighed.append(weighed)
+
+
 def _list_decisions(entries: list[Entry]) -> Iterator[d.AnyDecision]:
     for entry in entries:
         if entry.type == STEP:
@@ -132,13 +172,15 @@ def _list_decisions(entries: list[Entry]) -> Iterator[d.AnyDecision]:
 
 def _judge_models(schedule: Schedule, rounds: Rounds, watch: Watch) -> None:
     """Each model is the mean of what its contributors make of the one before: nothing lost, doubled or late."""
-    model: Arrays = MODEL
+    model: Arrays = MASKABLE if schedule.masks else MODEL
     made = [model]
     for number, used in enumerate(rounds.contributors, 1):
         if any(count != train_cases(schedule.cases[site]) for site, count in used.items()):
             watch.fail(f"round {number} weighs by other cases: {used}")
         if schedule.kind == "asynchronous":
             model = _make_buffered(schedule, number, rounds, made)
+        elif schedule.masks:
+            model = _make_summed(schedule, number, rounds, model) if used else model
         else:
             model = _make_model(schedule, number, used, model, rounds.digests[number - 1])
         made.append(model)
@@ -160,6 +202,12 @@ def _make_model(schedule: Schedule, number: int, used: Mapping[str, int], model:
             total = total + (array + step.astype(array.dtype)).astype(np.float64) * (weight / whole)
         made[name] = np.rint(total).astype(array.dtype) if array.dtype.kind in "iu" else total.astype(array.dtype)
     return made
+
+
+def _make_summed(schedule: Schedule, number: int, rounds: Rounds, model: Arrays) -> Arrays:
+    summed, digest = tuple(sorted(rounds.contributors[number - 1])), rounds.digests[number - 1]
+    step_of = partial(round_addend, schedule.seed % 2**31, round_number=number, memory=digest)
+    return sum_masked(model, rounds.weighed[number - 1], summed, step_of)
 
 
 def _make_buffered(schedule: Schedule, number: int, rounds: Rounds, made: list[Arrays]) -> Arrays:

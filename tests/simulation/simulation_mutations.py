@@ -76,6 +76,12 @@ MUTATIONS = (
         "    if not _waits_for_disks or path.is_file():\n        return\n    descriptor",
     ),
     Mutation(
+        "a site's new secret is not synced under its name",
+        "site_agent/disk/secret.py",
+        "    sync_to_disk(state)  #",
+        "    #",
+    ),
+    Mutation(
         "a start of the coordinator takes no new term",
         "coordinator/record/journal.py",
         'self.term = int(self.get_value("term") or b"0") + 1',

@@ -13,6 +13,7 @@ from simulation_broker import Line, PartyBus
 from simulation_clock import Dial, PartyClock
 from simulation_judge import MODEL
 from simulation_plan import COORDINATOR, RESEARCHER
+from simulation_secure import MASKABLE
 from simulation_trainers import WatchedTrainers
 
 from coordinator.config import CoordinatorConfig
@@ -26,15 +27,15 @@ from site_agent.training.protocol import Prepare, Request, Train
 if TYPE_CHECKING:
     from simulation_world import SimulatedWorld
 
-MANIFEST = manifest_of(MODEL, 1024)
 
-
-def build_model(_experiment: Experiment, out: Path, manifest: Path, _limits: Any) -> None:
+def build_model(experiment: Experiment, out: Path, manifest: Path, _limits: Any) -> None:
     """The initial model, without torch."""
-    buffer = bytearray(MANIFEST.nbytes)
-    write_into(MODEL, MANIFEST, memoryview(buffer))
+    model = MASKABLE if experiment.privacy.secure_aggregation else MODEL
+    described = manifest_of(model, 1024)
+    buffer = bytearray(described.nbytes)
+    write_into(model, described, memoryview(buffer))
     out.write_bytes(buffer)
-    manifest.write_text(MANIFEST.model_dump_json())
+    manifest.write_text(described.model_dump_json())
 
 
 @dataclass
@@ -68,7 +69,7 @@ def make_coordinator(world: SimulatedWorld, machine: Machine, clock: PartyClock)
         "sites": world.schedule.sites,
         "researchers": [RESEARCHER],
     }
-    config = {"schema": 1, "coordinator": identity, "limits": {"disk_reserve": 0}}
+    config = {"schema": 1, "coordinator": identity, "limits": {"disk_reserve": 0}, **world.trust_of(COORDINATOR)}
 
     def slowly(*given: Any) -> None:
         world.do_work("build")
@@ -93,6 +94,7 @@ def make_agent(world: SimulatedWorld, machine: Machine, clock: PartyClock) -> Ag
         "site": {"name": site, "consortium": CONSORTIUM, "state": str(world.folder / site)},
         "datasets": {"glioma": {"source": "brats", "path": str(data), "labels": {2: "ED"}}},
         "policy": {"approval": "auto", "allow": [{"researchers": [allowed]}]},
+        **world.trust_of(site),
     }
 
     def pause_of(_site: str, request: Request) -> float:

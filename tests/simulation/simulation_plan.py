@@ -11,6 +11,7 @@ from typing import Any
 
 from messages.ground.crash import AGENT
 from messages.ground.crash import COORDINATOR as COORDINATOR_STEPS
+from messages.secure.rules import threshold_of
 
 COORDINATOR = "coordinator"
 RESEARCHER = "dr-a"
@@ -86,6 +87,9 @@ SOURCES: Mapping[Act, str] = {
 }
 """Where it is written, or was seen on a real node, that a broker does so."""
 
+EXCHANGE = 90.0
+"""Deadline of each exchange of a secure round, seconds."""
+LEAST_MASKED = 3
 WORDS = (Act.PAUSE, Act.RESUME, Act.ABORT, Act.FINISH, Act.EXCLUDE)
 OF_BROKER = (Act.RESTART, Act.BROKER_POWER, Act.WIPED, Act.TRUNCATED, Act.DELETED, Act.ALARM)
 LOSSY = (Act.BROKER_POWER, Act.WIPED, Act.TRUNCATED, Act.DELETED)
@@ -104,6 +108,12 @@ _WEIGHTS: Mapping[Act, int] = {
     Act.ABORT: 1, Act.FINISH: 1, Act.EXCLUDE: 1, Act.SITE_PAUSE: 2, Act.NEW_DATA: 1, Act.RUBBISH: 3,
 }  # fmt: skip
 _STEPS = (*COORDINATOR_STEPS, *AGENT)
+_SECURE_STEPS = (
+    "coordinator:secure-keys", "coordinator:secure-shares", "coordinator:weights-ready", "coordinator:secure-consent",
+    "coordinator:secure-reveal", "coordinator:aggregating", "agent:tryagain", "agent:takestep", "agent:takemail",
+    "agent:tellsecure", "agent:keepinside", "agent:masking", "agent:keep", "agent:leavesecure",
+)  # fmt: skip
+"""Of a secure round: what the coordinator takes in each of its five steps, and what a site decides in them."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,10 @@ class Schedule:
     buffer: int = 1
     staleness: str = "sqrt"
     max_staleness: int = 10
+    masks: bool = False
+    """Secure rounds: nobody sees a single update."""
+    signed: bool = False
+    """All parties sign, and the register refuses what is not signed."""
 
     def train_seconds(self, site: str, number: int) -> float:
         """How long a round's training takes at a site; under an asynchronous plan some sites are slow in each."""
@@ -183,15 +197,20 @@ class Schedule:
         if self.grace is not None:
             rounds["grace"] = self.grace
         scored = {"evaluation": {"select_by": "last"}} if self.kind == "asynchronous" else {}
-        return scored | {
-            "sites": list(self.sites),
-            "rounds": rounds,
-            "plan": plan,
-            "quorum": {"least_sites": self.least_sites},
-            "wire": {"codec": self.codec},
-            "keep_updates": self.keep,
-            "seed": self.seed % 2**31,
-        }
+        hidden = {"privacy": {"secure_aggregation": "masks", "exchange_within": EXCHANGE}} if self.masks else {}
+        return (
+            scored
+            | hidden
+            | {
+                "sites": list(self.sites),
+                "rounds": rounds,
+                "plan": plan,
+                "quorum": {"least_sites": self.least_sites},
+                "wire": {"codec": self.codec},
+                "keep_updates": self.keep,
+                "seed": self.seed % 2**31,
+            }
+        )
 
     @property
     def plain(self) -> bool:
@@ -210,6 +229,11 @@ def draw_share(*what: object) -> float:
 
 def draw_schedule(seed: int) -> Schedule:
     """The schedule of a seed."""
+    return _draw_secrecy(draw_open_schedule(seed))
+
+
+def draw_open_schedule(seed: int) -> Schedule:
+    """The same as long as nobody signs, and no update is masked: what seeds meant before 0.6."""
     draw = random.Random(f"schedule {seed}")
     sites = NAMES[: draw.choice([1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 6, 7, 8])]
     kind = "sequential" if draw.random() < 0.25 else "aggregation"
@@ -256,6 +280,38 @@ def _draw_pace(schedule: Schedule) -> Schedule:
         staleness=draw.choice(["sqrt", "sqrt", "linear", "none"]),
         max_staleness=draw.choice([0, 1, 2, 10, 10]),
     )
+
+
+def _draw_secrecy(schedule: Schedule) -> Schedule:
+    """The same; or signed; or in secure rounds, with more faults in their steps. Drawn apart, as paces are."""
+    draw = random.Random(f"secrets {schedule.seed}")
+    chance, count = draw.random(), len(schedule.sites)
+    if schedule.kind != "aggregation" or count < LEAST_MASKED or chance >= 0.5:
+        return replace(schedule, signed=chance >= 0.9)
+    least = "all"
+    if schedule.least_sites != "all" and count - len(schedule.strict) >= threshold_of(count, "two-thirds"):
+        least = max(LEAST_MASKED, int(schedule.least_sites), threshold_of(count, "two-thirds"))
+    more = [_draw_secure_strike(draw, schedule) for _ in range(draw.randint(1, 4))]
+    return replace(
+        schedule,
+        least_sites=least,
+        strict=frozenset() if least == "all" else schedule.strict,
+        enrol=600.0 if least == "all" else schedule.enrol,
+        codec="float32",
+        strikes=(*schedule.strikes, *more),
+        masks=True,
+        signed=True,
+    )
+
+
+def _draw_secure_strike(draw: random.Random, schedule: Schedule) -> Strike:
+    """A party that is lost behind a step of a secure round: for a moment, or beyond the step's deadline."""
+    step = draw.choice(_SECURE_STEPS)
+    where = COORDINATOR if step.startswith("coordinator") else draw.choice(schedule.sites)
+    lasts = draw.choice([0.0, draw.uniform(0.0, 20.0), draw.uniform(EXCHANGE, 3 * EXCHANGE)])
+    act = draw.choice([Act.KILL_BEHIND, Act.POWER_BEHIND])
+    number = draw.randint(1, schedule.rounds)
+    return Strike(act, where, Stage.RUNNING, number, draw.uniform(0.0, 2.0), lasts, step, draw.randrange(2**31))
 
 
 def _draw_strike(draw: random.Random, sites: tuple[str, ...], rounds: int) -> Strike:

@@ -22,7 +22,7 @@ from simulation_drive import SimulationDriver
 from simulation_judge import Rounds, judge_files, judge_journal
 from simulation_plan import Act, Schedule, draw_schedule
 from simulation_trainers import write_durably
-from simulation_world import COORDINATOR, SimulatedWorld, usage_in
+from simulation_world import COORDINATOR, SimulatedWorld, make_ring, usage_in
 
 from coordinator.core.state import ExperimentState
 from coordinator.loop import timers
@@ -48,6 +48,10 @@ class SimulationOutcome:
     """Each fault that struck: its kind, and the stage that the experiment was in."""
     rounds: int = 0
     compared: int = 0
+    masked: int = 0
+    """Rounds with a sum of masked updates. `void`: secure rounds without one."""
+    void: int = 0
+    signed: bool = False
     starts: int = 0
     seconds: float = 0.0
     """Virtual ones."""
@@ -68,9 +72,10 @@ def run_schedule(schedule: Schedule, *, tell: bool = False) -> SimulationOutcome
     clock = VirtualClock(seed=schedule.seed)
     folder = Path(mkdtemp(prefix="konsil-simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     worlds: list[SimulatedWorld] = []
+    ring = make_ring(folder, schedule)
 
     def body() -> None:
-        worlds.append(world := SimulatedWorld(folder, clock, schedule, tell=tell))
+        worlds.append(world := SimulatedWorld(folder, clock, schedule, ring, tell=tell))
         driver = SimulationDriver(world, outcome.struck)
         try:
             outcome.ended = driver.drive()
@@ -109,6 +114,8 @@ def _judge(world: SimulatedWorld, state: ExperimentState | None, outcome: Simula
         rounds = Rounds()
     judge_files(world.folder, schedule, state, watch)
     outcome.rounds, outcome.compared = len(rounds.contributors), rounds.compared
+    outcome.signed, outcome.void = schedule.signed, rounds.void
+    outcome.masked = outcome.rounds - rounds.void if schedule.masks else 0
 
 
 class _Defects:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from simulation_plan import COORDINATOR, Schedule
+from simulation_secure import SecrecyWatch
 
 from messages import codec
 from messages.ground.virtual.clock import VirtualClock
@@ -62,6 +63,7 @@ class Watch:
         """Of the coordinator."""
         self._lives: dict[int, int] = {}
         """Term → which start of the coordinator it is of."""
+        self._secrecy = SecrecyWatch(self.fail)
 
     @property
     def trace(self) -> str:
@@ -135,6 +137,8 @@ class Watch:
         if held.setdefault(number, identity) != identity:
             self.fail(f"{site} gives number {number} of incarnation {incarnation} twice")
         self.tell(f"{site} says {payload['kind']} {payload['round'] or ''}".rstrip())
+        if self._schedule.masks:
+            self._secrecy.note_said(site, payload)
         if payload["kind"] == "joined" and site in self._schedule.strict:
             self.fail(f"{site} joins against its policy")
 

@@ -30,11 +30,14 @@ from simulation_watch import Watch
 from coordinator.core.state import ExperimentState, Phase
 from coordinator.service import Coordinator
 from deploy.broker.definitions import Party, render_definitions
+from deploy.provision.key_ring import KeyRing, make_key_ring
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.envelope import Author
 from messages.ground.errors import KonsilError
 from messages.ground.virtual.clock import VirtualClock
+from messages.trust.keys import SigningKey, read_key
+from messages.trust.register import Role
 from site_agent.service import Agent
 
 NAME = "exp-1"
@@ -46,7 +49,9 @@ HEARTBEATS = 40.0
 class SimulatedWorld:
     """Made, driven and closed in `clock.run`, within `simulation_run.patched`."""
 
-    def __init__(self, folder: Path, clock: VirtualClock, schedule: Schedule, *, tell: bool = False) -> None:
+    def __init__(
+        self, folder: Path, clock: VirtualClock, schedule: Schedule, ring: KeyRing | None = None, *, tell: bool = False
+    ) -> None:
         self.folder, self.clock, self.schedule = folder, clock, schedule
         self.disk = Disk()
         self.watch = Watch(schedule, clock, self._is_settled, self._is_kept, tell=tell)
@@ -61,8 +66,17 @@ class SimulatedWorld:
         self.heard: set[str] = set()
         self._over = False
         self._words = 1
+        self._ring = ring
         self.researcher = PartyBus(self.broker, RESEARCHER, Line(), clock, self.watch.note)
         self._down = self.researcher.subscribe("downlink", self._take)
+
+    def trust_of(self, party: str) -> dict[str, Any]:
+        """Of its configuration, what says whom it trusts and with which key it signs."""
+        return {} if self._ring is None else {"trust": self._ring.trust_of(party)}
+
+    def key_of(self, party: str) -> SigningKey | None:
+        """With which it signs; None: nobody does."""
+        return None if self._ring is None else read_key(self._ring.key_file(party))
 
     # processes
 
@@ -265,7 +279,7 @@ class SimulatedWorld:
 
     def say(self, kind: str, body: kinds.Body) -> None:
         self._words += 1
-        event = Author(CONSORTIUM, RESEARCHER).write_event(
+        event = Author(CONSORTIUM, RESEARCHER, key=self.key_of(RESEARCHER)).write_event(
             kind, body, time=self.clock.wall(), experiment=NAME, attempt=self._words, seq=self._words
         )
         self.watch.tell(f"the researcher says {kind}")
@@ -278,6 +292,14 @@ class SimulatedWorld:
         event = envelope.decode_event(delivery.body)
         self.heard.add(event.kind)
         self._down.ack(delivery)
+
+
+def make_ring(folder: Path, schedule: Schedule) -> KeyRing | None:
+    """Keys of all parties, and their register; None where nobody signs. To be made before the world is."""
+    if not schedule.signed:
+        return None
+    roles: dict[str, Role] = {COORDINATOR: "coordinator", RESEARCHER: "researcher"}
+    return make_key_ring(folder / "keys", CONSORTIUM, roles | dict.fromkeys(schedule.sites, "site"), seed="simulation")
 
 
 @cache
