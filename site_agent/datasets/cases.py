@@ -137,6 +137,10 @@ def _assemble_numbers(
 
 def _lacking(reason: Reason, what: str, candidate: Candidate, layout: Layout) -> CaseError:
     """Why a file is missing: perhaps it is there, and nothing says what it is."""
+    if candidate.lost:
+        what += f": the table names {show_name(candidate.lost)}, and no such file lies in the folder"
+        advice = "Paths begin at the data set's folder, with the file's ending; capitals count"
+        return CaseError(reason, what, where=candidate.key, advice=advice)
     if not candidate.unrecognised and candidate.foreign:
         what += f" that is NIfTI in one file; there is {show_name(candidate.foreign)}"
         return CaseError(reason, what, where=candidate.key, advice="Convert it to NIfTI in one file (.nii.gz)")
@@ -226,7 +230,9 @@ class _Rivals:
         """
         others = [other for chosen, other in self._case.rivals if chosen == path]
         if not others:
-            return read_picture(path, grid) if is_picture(path.name) else read_nifti(path, self._vault, grid)
+            if is_picture(path.name):
+                return read_picture(path, grid, mask=path == self._case.label)
+            return read_nifti(path, self._vault, grid)
         try:
             file = read_nifti(path, self._vault)
             differ = not all(file.holds_same(read_nifti(other, self._vault)) for other in others)

@@ -49,6 +49,7 @@ class Candidate:
         unrecognised: the name of a NIfTI file of which nothing says what it is. foreign: that of an image in a format
             that is not read.
         numbers: by channel, as a table without images writes them.
+        lost: a file that a table names and that is not there, as the table writes it.
         patient: where a table says it. words: what a table says of the case, as the site writes it.
         cells: of a table's line that nobody understands, what may name a patient.
     """
@@ -60,6 +61,7 @@ class Candidate:
     rivals: tuple[tuple[str, Path], ...] = ()
     unrecognised: str = ""
     foreign: str = ""
+    lost: str = ""
     patient: str = ""
     words: tuple[str, ...] = ()
     numbers: Mapping[str, str] = field(default_factory=dict)
@@ -282,6 +284,7 @@ def _find_rows(config: DatasetConfig, table: TableColumns) -> Layout:
             {name: path for name, path in zip(channels, row.images, strict=False) if _is_there(path)},
             row.mask if _is_there(row.mask) else None,
             row.fault,
+            lost=next((said for said, path in row.files if not _is_there(path)), ""),
             patient=row.patient,
             cells=row.cells,
             words=row.words,

@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from messages.ground.written.likeness import liken_identifier
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.layouts import Layout
 from site_agent.datasets.twins import Content, share_images, share_labels
@@ -53,6 +54,17 @@ def remark_on_names(config: DatasetConfig, names: Sequence[str]) -> Iterator[str
             f"{_list_some(parted[0])} look like time points of one patient, and count as patients of their own: say"
             " with patient_id which part of a name is the patient"
         )
+
+
+def remark_on_alike(patients: Iterable[str]) -> Iterator[str]:
+    """Patients whose names differ in what people do not mean to change: perhaps one person, in training and in test."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for patient in patients:
+        groups[liken_identifier(re.sub(r"(?<=\d)[.,]0+$", "", patient))].add(patient)
+    alike = sorted(sorted(group) for group in groups.values() if len(group) > 1)
+    if alike:
+        shown = "; ".join(_list_some(group) for group in alike[:SHOWN]) + (" …" if len(alike) > SHOWN else "")
+        yield f"names of patients that may be one person's, and count as several: {shown}. Write each in one way"
 
 
 def remark_on_files(layout: Layout) -> Iterator[str]:

@@ -27,7 +27,13 @@ from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import COPY, Consent, WithdrawnList, compare_list
 from site_agent.datasets.filenames import LABEL, is_picture
 from site_agent.datasets.nifti import read_nifti
-from site_agent.datasets.remarks import remark_on_content, remark_on_files, remark_on_names, remark_on_parts
+from site_agent.datasets.remarks import (
+    remark_on_alike,
+    remark_on_content,
+    remark_on_files,
+    remark_on_names,
+    remark_on_parts,
+)
 from site_agent.datasets.tables.pictures import read_picture
 from site_agent.datasets.tables.rows import EncodeValue
 from site_agent.datasets.twins import Content, digest_content, digest_image, find_everybodys, find_kin, find_other_names
@@ -173,6 +179,7 @@ def survey_cases(
         consent=consent,
         remarks=(
             *(remark_on_names(config, list(names)) if layout.table is None or layout.table.patient is None else ()),
+            *remark_on_alike(names.values()),
             *layout.remarks,
             *remark_on_files(layout),
             *remark_on_parts(withdrawn, contents, names.__getitem__),

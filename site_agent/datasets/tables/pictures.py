@@ -19,15 +19,18 @@ from site_agent.datasets.nifti import NiftiFile, require_room
 from site_agent.datasets.opening import open_file, show_name
 
 FORMATS = ("PNG", "JPEG")
+_TURN, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""EXIF's orientation (Exif 2.3, 4.6.4), and those that turn a picture by a quarter."""
 _EXACT = ("L", "I;16", "I", "F")
 """Modes whose numbers are kept as they are."""
 
 
-def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> NiftiFile:
+def read_picture(path: Path, grid: tuple[int, ...] | None = None, *, mask: bool = False) -> NiftiFile:
     """Read one picture, as a volume of one slice.
 
     Args:
-        grid: the shape that it has to have.
+        grid: the shape that it has to have. mask: it is a label map: a palette's colours stand for its integers (as
+            PASCAL VOC has it), unless they are grey.
 
     Raises:
         CaseError: UNREADABLE, UNSUPPORTED_IMAGE (several frames, too large), SHAPE_MISMATCH (`grid`), OUT_OF_MEMORY.
@@ -42,7 +45,7 @@ def read_picture(path: Path, grid: tuple[int, ...] | None = None) -> NiftiFile:
                     if getattr(opened, "n_frames", 1) != 1:
                         raise CaseError(Reason.UNSUPPORTED_IMAGE, "holds several frames", where=name)
                     upright = ImageOps.exif_transpose(opened)
-                    voxels = _to_numbers(upright)
+                    voxels = _list_indices(upright) if mask and _is_coloured(upright) else _to_numbers(upright)
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = f"cannot be read as PNG or JPEG ({type(error).__name__})"
             raise CaseError(Reason.UNREADABLE, what, where=name) from None
@@ -59,10 +62,23 @@ def read_picture_grid(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.float
     with hold_faults(name):
         try:
             with open_file(path) as file, Image.open(file, formats=FORMATS) as opened:
-                return (*opened.size, 1), np.eye(4)
+                size = opened.size[::-1] if opened.getexif().get(_TURN, 1) in _SIDEWAYS else opened.size
+                return (*size, 1), np.eye(4)
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = f"cannot be read as PNG or JPEG ({type(error).__name__})"
             raise CaseError(Reason.UNREADABLE, what, where=name) from None
+
+
+def _is_coloured(picture: Image.Image) -> bool:
+    """Whether a picture has a palette, and in it a colour that is no grey."""
+    if picture.mode != "P":
+        return False
+    colours = np.asarray(picture.convert("RGB"))
+    return bool((colours != colours[..., :1]).any())
+
+
+def _list_indices(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    return np.asarray(picture, dtype=np.uint8)
 
 
 def _to_numbers(picture: Image.Image) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32] | npt.NDArray[np.float32]:

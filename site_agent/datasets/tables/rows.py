@@ -6,7 +6,7 @@ import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +32,7 @@ class TableRow:
         images: one a channel; None where the cell is empty, or names a file outside of the data set's folder.
         patient: "" where no column says it. words: of the label, as the site writes them.
         fault: why nobody can say what the line means. cells: of such a line, all that may name a patient.
+        files: each file that it names, as the table writes it; None as for images.
     """
 
     key: str
@@ -43,6 +44,7 @@ class TableRow:
     numbers: tuple[str, ...] = ()
     fault: str = ""
     cells: tuple[str, ...] = ()
+    files: tuple[tuple[str, Path | None], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -201,25 +203,34 @@ def _read_row(folder: Path, columns: TableColumns, line: int, said: dict[str, st
     def cell(name: str | None) -> str:
         return "" if name is None else said.get(normalise_identifier(name), "")
 
-    first = cell(columns.pictures[0]) if columns.pictures else ""
+    pictures = [cell(name) for name in columns.pictures]
+    first = _name_within(folder, pictures[0]) or pictures[0] if pictures else ""
     words = (normalise_identifier(part) for part in _DIVIDERS.split(cell(columns.label)))
     return TableRow(
         key=_strip_ending(first) or f"line {line}",
         line=line,
-        images=tuple(_place_file(folder, cell(name)) for name in columns.pictures),
+        images=tuple(_place_file(folder, said) for said in pictures),
         mask=_place_file(folder, cell(columns.mask)),
         patient=cell(columns.patient),
         words=tuple(word for word in words if word),
         numbers=tuple(cell(name) for name in columns.numbers),
+        files=tuple((said, _place_file(folder, said)) for said in (*pictures, cell(columns.mask)) if said),
     )
 
 
 def _place_file(folder: Path, said: str) -> Path | None:
     """A cell's file; None where it is empty or leads out of the folder: a table is data, and opens nothing else."""
+    named = _name_within(folder, said)
+    return folder / named if named else None
+
+
+def _name_within(folder: Path, said: str) -> str:
+    """A cell's path from the data set's folder on, which a whole path may begin with; "" where it leads elsewhere."""
     named = PurePosixPath(said.replace("\\", "/"))
-    if not said or named.is_absolute() or ".." in named.parts or ":" in (named.parts or ("",))[0]:
-        return None
-    return folder / named
+    if named.is_absolute() and named.is_relative_to(folder):
+        named = named.relative_to(folder)
+    leaves = named.is_absolute() or ".." in named.parts or ":" in (named.parts or ("",))[0]
+    return "" if not said or leaves else str(named)
 
 
 def _strip_ending(path: str) -> str:

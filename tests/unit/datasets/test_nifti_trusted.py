@@ -283,6 +283,18 @@ def test_pixdim_and_an_sform_of_other_voxels_leave_out_their_case(tmp_path: Path
     assert len(survey(tmp_path).cases) == 2
 
 
+def test_a_file_without_sform_and_qform_is_as_large_as_pixdim_says(tmp_path: Path) -> None:
+    other = save_pair(tmp_path)
+    for file in (IMAGE, LABEL):
+        set_field(other / file, 252, "hh", 0, 0)
+        set_field(other / file, 80, "fff", 0.5, 0.75, 4.0)
+    found = survey(tmp_path)
+    assert [case.key for case in found.cases] == ["good", OTHER]
+    affine = load_case(found.cases[1], describe(tmp_path)).affine
+    assert np.allclose(np.abs(np.diag(affine)), (0.5, 0.75, 4.0, 1.0))
+    assert np.allclose(affine @ (*((length - 1) / 2 for length in SHAPE), 1), (0, 0, 0, 1))  # about its middle
+
+
 def test_a_label_whose_spacing_differs_a_little_over_many_voxels_is_not_the_images(tmp_path: Path) -> None:
     other = save_pair(tmp_path)
     finer = np.diag([0.02, 0.02, 0.02, 1.0])

@@ -21,6 +21,7 @@ from site_agent.data.shown import show_case
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import MissingConcept, load_case, survey_cases
 from site_agent.datasets.splits import split_cases
+from site_agent.datasets.tables.pictures import read_picture, read_picture_grid
 
 WORDS = ["benign", "malignant", "benign", "malignant", "normal", ""]
 TASK = class_experiment().task
@@ -314,3 +315,46 @@ def test_a_value_of_only_that_no_line_has_is_told(tmp_path: Path) -> None:
 def test_a_table_is_read_as_excel_and_keyboards_write_it(text: str, tmp_path: Path) -> None:
     found = survey_lines(tmp_path / "set", text, table={"classes": {"bo\u0308se": "malignant"}})
     assert [case.truth for case in found.cases] == [(0.0, 1.0)]
+
+
+def test_a_mask_with_a_palette_of_colours_holds_the_palettes_integers(tmp_path: Path) -> None:
+    drawn = np.zeros((6, 8), np.uint8)
+    drawn[1:3, 2:7] = 2
+    mask = Image.fromarray(drawn, mode="P")
+    mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    mask.save(tmp_path / "mask.png")
+    assert np.array_equal(read_picture(tmp_path / "mask.png", mask=True).read_whole()[..., 0].T, drawn)
+    mask.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])  # what everybody sees as 255 is 255
+    mask.save(tmp_path / "grey.png")
+    assert np.array_equal(read_picture(tmp_path / "grey.png", mask=True).read_whole()[..., 0].T, (drawn > 0) * 255)
+
+
+def test_a_picture_that_a_camera_turned_has_the_grid_that_it_is_read_on(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture_grid(tmp_path / "a.jpg")[0] == read_picture(tmp_path / "a.jpg").shape == (6, 8, 1)
+
+
+def test_a_whole_path_into_the_folder_is_read_and_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "set", ["benign"] * 3)
+    (folder / "labels.csv").write_text(
+        f"image,patient,label\n{folder}/images/us-00.png,p,benign\nIMAGES/us-01.png,q,benign\nimages/us-02,r,benign\n"
+    )
+    found = survey(config(folder))
+    assert [case.key for case in found.cases] == ["images/us-00"]
+    assert found.left_out == {Reason.NO_IMAGE: 2}
+    assert [("IMAGES/us-01.png" in one.text, "capitals count" in one.text) for one in found.details][:1] == [
+        (True, True)
+    ]
+    assert "the table names images/us-02," in found.details[1].text
+
+
+@pytest.mark.parametrize("names", [("p1", "P1"), ("0012", "12"), ("1.0", "1"), ("P 1", "P-1")])
+def test_patients_whose_names_may_be_one_persons_are_told(names: tuple[str, str], tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "set", ["benign"] * 3)
+    lines = [f"images/us-0{n}.png,{name},benign" for n, name in enumerate((*names, "other"))]
+    (folder / "labels.csv").write_text("\n".join(("image,patient,label", *lines)))
+    (told,) = (one for one in survey(config(folder)).remarks if "may be one person's" in one)
+    assert all(name in told for name in names)
+    assert "other" not in told

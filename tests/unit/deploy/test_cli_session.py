@@ -22,6 +22,7 @@ from deploy.session.profile import Profile
 from messages import kinds, names
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author, Event, decode_event
+from messages.experiment import Experiment
 from messages.ground.errors import RequestError, Unreachable, WorkFailed
 from messages.reasons import Reason
 
@@ -93,6 +94,27 @@ def test_an_id_that_other_content_holds_is_refused(broker: MemoryBroker, session
     other = EXPERIMENT.model_copy(update={"seed": 7})
     with coordinator(broker, accept), pytest.raises(RequestError, match="id-taken"):
         requests.start_experiment(session, other, PATIENCE, quiet)
+
+
+def test_a_check_tells_that_an_id_belongs_to_other_content(
+    broker: MemoryBroker, session: BrokerSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = EXPERIMENT.model_copy(update={"seed": 7})
+
+    def is_free(experiment: Experiment) -> bool:
+        with BrokerSession(MemoryBus(broker, "dr-a"), session.profile) as opened:  # as each command opens its own
+            return requests.is_free(opened, experiment)
+
+    assert is_free(other)
+    with coordinator(broker, accept):
+        requests.start_experiment(session, EXPERIMENT, PATIENCE, quiet)
+
+    assert is_free(EXPERIMENT)  # the very same
+    free = is_free(other)
+    requests.print_check(other, None, None, True, free)
+
+    assert not free
+    assert "  id        taken: Choose another id" in capsys.readouterr().out
 
 
 def test_a_refusal_is_told_with_the_coordinators_words(broker: MemoryBroker, session: BrokerSession) -> None:

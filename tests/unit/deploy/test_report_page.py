@@ -8,11 +8,14 @@ from dataclasses import replace
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from immutables import Map
 
 from deploy.report import Baseline, Gain, Point, render_report, write_report
+from deploy.report.curves import Line, draw_chart
+from deploy.report.page import STYLE
 from deploy.story.parts import RoundStory, SiteStory, UpdateStory
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import story_as_plain
@@ -174,6 +177,29 @@ def test_the_five_curves_are_drawn_and_letters_take_the_pages_colour(story: Expe
     assert render_report(story).count("<svg") == 3  # without a baseline there is nothing to hold it against
     assert "currentColor" in html
     assert "#010203" not in html
+
+
+def test_a_curve_fills_its_chart_instead_of_lying_squeezed_between_0_and_1() -> None:
+    rounds, scores = [1.0, 2.0, 3.0, 4.0], [0.80, 0.82, 0.83, 0.835]
+    svg = draw_chart("Dice", "round", "Dice", [Line("site-a", rounds, scores)], most=1.0)
+    drawn = ElementTree.fromstring(svg)
+    letters = [(text.text or "") for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    ticks = [float(text) for text in letters if re.fullmatch(r"0\.\d+", text)]
+    assert min(ticks) > 0.7
+    assert max(ticks) < 0.9
+    whole = draw_chart("Dice", "round", "Dice", [Line("site-a", rounds, [0.0, 0.5, 0.9, 1.0])], most=1.0)
+    assert "1.0" in [text.text for text in ElementTree.fromstring(whole).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_caption_is_broken_where_a_table_is_wider_than_a_phone() -> None:
+    """A caption is as wide as its table, which scrolls: so its width is that of the screen, less the page's margins."""
+    (narrow,) = re.findall(r"@media\(max-width:40rem\)\{((?:[^{}]*\{[^{}]*\})*)\}", STYLE)
+    (rule,) = re.findall(r"caption\{([^}]*)\}", narrow)
+    assert dict(one.split(":") for one in rule.replace("\n", "").split(";")) == {
+        "max-width": "calc(100vw - 3rem)",
+        "white-space": "normal",
+    }
+    assert "padding:1.5rem" in STYLE  # twice this is what the width leaves free
 
 
 def test_what_a_researcher_wrote_cannot_become_markup(story: ExperimentStory) -> None:
