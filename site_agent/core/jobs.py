@@ -222,6 +222,12 @@ _READ: dict[str, tuple[dict[str, Any], Configuration | None, Experiment]] = {}
 _MOST_READ = 64
 
 
+def count_charged(job: Job, steps: int) -> int:
+    """How many noisy steps an update of so many optimiser steps is charged as."""
+    dp = experiment_of(job).privacy.dp
+    return steps if dp is None else dp.count_charged(steps)
+
+
 def must_mask(job: Job) -> bool:
     """Whether nothing that training or scoring gave may leave but masked."""
     return bool(experiment_of(job).privacy.secure_aggregation)
