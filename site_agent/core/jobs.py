@@ -65,6 +65,7 @@ class Job(BaseModel):
     looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
     `configuration`: what the experiment goes on with, once its statistics are pooled. `privacy`: what the site has
     announced of its training under differential privacy.
+    `announced`: training cases that it joined a secure experiment with, however many are counted later: its weight.
     `secure`: the part in a secure round; `trained`: what came of its training, and stays inside; `barred`: the last
     round in which no secure step is taken any more.
     """
@@ -84,6 +85,7 @@ class Job(BaseModel):
     start: bytes | None = None
     pending: bytes | None = None
     counts: CaseCounts | None = None
+    announced: int | None = Field(None, exclude_if=lambda value: value is None)
     platform: Platform | None = None
     privacy: PrivacyPlan | None = Field(None, exclude_if=lambda value: value is None)
     data: str | None = None
