@@ -117,6 +117,11 @@ class Privacy(Settings):
 def find_unprivate(experiment: Experiment) -> str | None:
     """Why what the file says of privacy cannot be carried out, in words; None where it can."""
     privacy = experiment.privacy
+    if privacy.secure_aggregation == "bfv":
+        return (
+            'privacy.secure_aggregation = "bfv" is not available in this version: write "masks", under which no key '
+            "opens every update"
+        )
     if (wanted := privacy.secure_aggregation or (privacy.dp and "dp")) and wanted not in CARRIED_OUT:
         return f"privacy: {wanted!r} is not available in this version"
     if privacy.secure_aggregation and experiment.least_sites < LEAST_SECURE_SITES:
