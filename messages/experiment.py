@@ -207,7 +207,7 @@ class Experiment(Settings):
     def count_steps(self, cases: int) -> int:
         """Optimiser steps of a round at a site with so many training cases."""
         dp = self.privacy.dp
-        return self.training.count_steps(cases) if dp is None else dp.count_steps(self.training)
+        return self.training.count_steps(cases) if dp is None or dp.by_site else dp.count_steps(self.training)
 
     def number_of(self, site: str) -> int:
         """Which of the file's sites a site is, from 1."""

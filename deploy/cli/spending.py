@@ -35,6 +35,8 @@ class Foreseen:
         """Lines for a person."""
         parts = [f"{epsilon:.2f} (delta {delta:.1e}) at {size}" for size, (epsilon, delta) in self.sizes.items()]
         yield f"epsilon {', '.join(parts)} patients, in {count_noun(self.steps, 'step')}"
+        if self.dp.by_site:
+            yield "for each site as a whole"
         if self.dp.is_shared:
             bears = count_noun(self.dp.colluding, "site")
             yield f"of the sum of all sites, not of one site's update; {bears} of it may collude"

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from deploy.privacy.apart import Tell
 from messages.ground.durable import replace_file, writing_beside
+from messages.ground.errors import WorkFailed
 from nets.build import build_for
 from nets.weights import arrays_of, load_weights
 from site_agent.privacy.keys import derive_keys
@@ -26,12 +27,19 @@ from site_agent.training.session import TrainingSession
 class ShadowTrainer:
     """Trains as the federation trains: the same initial model, rounds, schedule and optimiser; no other site.
 
+    Raises:
+        WorkFailed: its sites share their noise.
+
     Args:
         folder: where the weights of the model in work lie after each of its rounds.
         secret: the site's, for noise and draws where the experiment asks for them.
     """
 
     def __init__(self, session: TrainingSession, folder: Path, secret: bytes) -> None:
+        dp = session.experiment.privacy.dp
+        if dp is not None and dp.is_shared:
+            what = 'one site alone does not train as many do under noise = "shared"'
+            raise WorkFailed(what, where="--shadows", advice="Leave --shadows out: the loss alone is tested then")
         self._session, self._folder, self._secret = session, folder, secret
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 

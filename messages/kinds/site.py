@@ -40,12 +40,12 @@ class Platform(Body):
 
 
 class PrivacyPlan(Body):
-    """What a site's training spends under `[privacy.dp]`, for each of its training patients.
+    """What a site's training spends under `[privacy.dp]`, for each of its training patients, or for all of it.
 
     Not covered are the counts here and in `cases`, and scores of models on validation and test cases.
     """
 
-    unit: Literal["patient"] = "patient"
+    unit: Literal["patient", "site"] = "patient"
     noise: Literal["shared"] | None = None
     """"shared": the epsilon holds for the sum of all sites' updates; None: for this site's by itself."""
     colluding: Count | None = None

@@ -62,6 +62,15 @@ class DifferentialPrivacy(Settings):
         return math.ceil(1 / self.sample_rate)
 
     @property
+    def by_site(self) -> bool:
+        """Whether a site is protected as a whole: its update is clipped, not its patients' gradients."""
+        return self.unit == "site"
+
+    def count_charged(self, steps: int) -> int:
+        """How many noisy steps a site's update is, of so many optimiser steps."""
+        return min(1, steps) if self.by_site else steps
+
+    @property
     def is_shared(self) -> bool:
         """Whether only the sum of all sites' updates has the whole noise."""
         return self.noise == "shared"
@@ -75,7 +84,9 @@ class DifferentialPrivacy(Settings):
         return least_sites - self.colluding if self.is_shared else 1
 
     def count_steps(self, training: Training) -> int:
-        """Optimiser steps of a round, however many patients a site has."""
+        """Noisy steps of a round, however many patients a site has: those of the optimiser; one for a whole site."""
+        if self.by_site:
+            return 1
         return training.local_steps or (training.epochs or 1) * self.steps_per_epoch
 
 
@@ -106,6 +117,11 @@ class Privacy(Settings):
 def find_unprivate(experiment: Experiment) -> str | None:
     """Why what the file says of privacy cannot be carried out, in words; None where it can."""
     privacy = experiment.privacy
+    if privacy.secure_aggregation == "bfv":
+        return (
+            'privacy.secure_aggregation = "bfv" is not available in this version: write "masks", under which no key '
+            "opens every update"
+        )
     if (wanted := privacy.secure_aggregation or (privacy.dp and "dp")) and wanted not in CARRIED_OUT:
         return f"privacy: {wanted!r} is not available in this version"
     if privacy.secure_aggregation and experiment.least_sites < LEAST_SECURE_SITES:
@@ -126,8 +142,10 @@ def _find_unnoised(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
     What is admitted is listed, and tested; whatever else comes one day is refused until it is listed too.
     """
     training, plan, told = experiment.training, experiment.plan, "under [privacy.dp]"
-    if dp.unit != "patient":
-        return f'privacy.dp.unit = "{dp.unit}" is not available in this version'
+    if dp.by_site and not dp.is_shared:
+        return 'privacy.dp.unit = "site": with a whole site\'s noise for each nothing is learnt; write noise = "shared"'
+    if dp.by_site and dp.sample_rate < 1:
+        return 'privacy.dp.sample_rate: with unit = "site" each site is in each round, so write 1'
     if dp.is_shared and (wrong := _find_unshared(experiment, dp)) is not None:
         return f"privacy.dp: {wrong}"
     if training.clip_norm is not None:
@@ -160,6 +178,12 @@ def _find_unshared(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
             f"of the {experiment.least_sites} sites of the least sum, colluding = {dp.colluding} leaves fewer than "
             f'{LEAST_ADDING} that add noise: write a smaller number, or noise = "own"'
         )
+    if plan.weight_by != "equal":
+        return f"under {shared} no site's noise weighs more than another's: write plan.weight_by = \"equal\""
+    if experiment.privacy.update_norm_max is not None:
+        return f"under {shared} a shortened update would have less noise: leave privacy.update_norm_max out"
+    if dp.by_site:
+        return None
     if training.local_steps != 1:
         return f"under {shared} the sites' gradients of one step are added up: write training.local_steps = 1"
     if optimizer.name != "SGD" or optimizer.momentum or optimizer.weight_decay or training.ema is not None:
@@ -169,10 +193,6 @@ def _find_unshared(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
         )
     if plan.strategy.name == "FedProx":
         return f"under {shared} nothing is pulled at a site: write another plan.strategy than FedProx"
-    if plan.weight_by != "equal":
-        return f"under {shared} no site's noise weighs more than another's: write plan.weight_by = \"equal\""
-    if experiment.privacy.update_norm_max is not None:
-        return f"under {shared} a shortened update would have less noise: leave privacy.update_norm_max out"
     return None
 
 

@@ -1,8 +1,9 @@
 """Whole numbers whose noise comes from all sites: `[privacy.dp] noise = "shared"` under masks. Pure.
 
-A site's words are the sum of what it protects (each clipped, on a grid of clip_norm / `SHARED_UNITS`) and its part of
-the noise, modulo 2^32. Nothing is scaled or rounded after that, so sum and noise stay on one grid. The coordinator
-divides the sum over all sites by what they announced, and takes the step.
+A site's words are the sum of its patients' gradients (each clipped, on a grid of clip_norm / `SHARED_UNITS`) and its
+part of the noise, modulo 2^32. With `unit = "site"` they are the difference that it trained, clipped as a whole, and
+the same part. Nothing is scaled or rounded after that, so sum and noise stay on one grid. The coordinator divides the
+sum over all sites by what they announced, and takes the step.
 
 The sum modulo 2^32 follows from the sum itself. So it costs no privacy where it wraps; `find_most` keeps it from that.
 """
@@ -38,7 +39,10 @@ def find_deviation(dp: DifferentialPrivacy, least_sites: int) -> float:
 
 
 def find_step(experiment: Experiment, dp: DifferentialPrivacy, round_number: int) -> float:
-    """How far the weights move by a sum as long as the clipping norm, before it is divided by how many there are."""
+    """How far the weights move by a sum as long as the clipping norm, before it is divided by how many there are: a
+    step against patients' gradients, or as far as the sites' differences are."""
+    if dp.by_site:
+        return dp.clip_norm
     training, before = experiment.training, experiment.rounds_before
     factor = training.schedule.factor(round_number + before, experiment.rounds.count + before)
     return -training.optimizer.lr * factor * dp.clip_norm / dp.sample_rate
@@ -48,7 +52,7 @@ def find_most(experiment: Experiment) -> int | None:
     """How many patients a site may have at most, so that the sum over all sites cannot wrap; below 1: none. None: its
     noise is not shared."""
     dp, sites = experiment.privacy.dp, len(experiment.sites)
-    if dp is None or not dp.is_shared:
+    if dp is None or not dp.is_shared or dp.by_site:
         return None
     noise = _TAIL * dp.noise_multiplier * math.sqrt(sites)
     return int((2**31 / SHARED_UNITS - noise) / sites) - 1
@@ -58,7 +62,7 @@ def find_shared_arrival(dp: DifferentialPrivacy, sites: int, announced: int, ste
     """What a sum over so many sites can be.
 
     Args:
-        announced: patients of all of them.
+        announced: patients of all of them, or sites, as the unit is.
         step: `find_step`.
 
     Raises:

@@ -69,6 +69,7 @@ def announce_plan(dp: DifferentialPrivacy, patients: int, price: Price) -> Priva
         patients: as they may be told.
     """
     return PrivacyPlan(
+        unit=dp.unit,
         noise="shared" if dp.is_shared else None,
         colluding=dp.colluding if dp.is_shared else None,
         patients=patients,

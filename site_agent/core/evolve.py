@@ -42,7 +42,7 @@ from site_agent.core.decisions import (
     TakeRound,
     TellStatistics,
 )
-from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase, SaidBefore, event_of
+from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase, SaidBefore, event_of, must_mask
 from site_agent.core.secure import changes as secure
 from site_agent.core.secure.decisions import LeaveSecure, TakeMail, TakeStep, TellSecure, TryAgain
 from site_agent.core.secure.heard import make_part
@@ -140,7 +140,9 @@ def _changes_of_prepare(job: Job, decision: Prepare) -> Changes:
 
 def _changes_of_join(job: Job, decision: Join) -> Changes:
     counted = {"counts": decision.counts, "platform": decision.platform, "data": decision.data}
-    return {"phase": Phase.IDLE, "pending": None, "deaths": 0, "privacy": decision.privacy, **counted}
+    announced = decision.counts.train if must_mask(job) else None
+    said = {"privacy": decision.privacy, "announced": announced}
+    return {"phase": Phase.IDLE, "pending": None, "deaths": 0, **said, **counted}
 
 
 def _give_up(job: Job, decision: GiveUp) -> Changes:

@@ -65,6 +65,7 @@ class Job(BaseModel):
     looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
     `configuration`: what the experiment goes on with, once its statistics are pooled. `privacy`: what the site has
     announced of its training under differential privacy.
+    `announced`: training cases that it joined a secure experiment with, however many are counted later: its weight.
     `secure`: the part in a secure round; `trained`: what came of its training, and stays inside; `barred`: the last
     round in which no secure step is taken any more.
     """
@@ -84,6 +85,7 @@ class Job(BaseModel):
     start: bytes | None = None
     pending: bytes | None = None
     counts: CaseCounts | None = None
+    announced: int | None = Field(None, exclude_if=lambda value: value is None)
     platform: Platform | None = None
     privacy: PrivacyPlan | None = Field(None, exclude_if=lambda value: value is None)
     data: str | None = None
@@ -220,6 +222,12 @@ class Agenda:
 
 _READ: dict[str, tuple[dict[str, Any], Configuration | None, Experiment]] = {}
 _MOST_READ = 64
+
+
+def count_charged(job: Job, steps: int) -> int:
+    """How many noisy steps an update of so many optimiser steps is charged as."""
+    dp = experiment_of(job).privacy.dp
+    return steps if dp is None else dp.count_charged(steps)
 
 
 def must_mask(job: Job) -> bool:

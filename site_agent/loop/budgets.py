@@ -18,7 +18,7 @@ from site_agent.core import policy
 from site_agent.core.budget import Account, Price, name_ledger
 from site_agent.core.decisions import Decision, Decline, End, Join, Keep
 from site_agent.core.inputs import AnyInput, Prepared, SecureRefused, TrainerFailed, UpdateMasked
-from site_agent.core.jobs import Agenda, Job, Phase, Trained, experiment_of
+from site_agent.core.jobs import Agenda, Job, Phase, Trained, count_charged, experiment_of
 from site_agent.desk.spending import explain_price, say_account
 from site_agent.disk.spool import Spool
 
@@ -89,7 +89,7 @@ class Budgets:
                 "an update that the price does not cover stays here", experiment=job.experiment, round=job.round
             )
             return Reason.PRIVACY_BUDGET_SPENT
-        return self.open_account(experiment.data.dataset).judge_charge(job.experiment, steps)
+        return self.open_account(experiment.data.dataset).judge_charge(job.experiment, count_charged(job, steps))
 
     def enter_decisions(self, agenda: Agenda, given: AnyInput, decided: Iterable[Decision], now: float) -> None:
         """Reserve, charge and free what was decided on an input.
@@ -104,7 +104,8 @@ class Budgets:
                 self._ledger.reserve(one.experiment, dataset, ledger, given.price, now)
             elif isinstance(one, Keep) and experiment_of(agenda.jobs[one.experiment]).privacy.dp is not None:
                 update = one.trained
-                self._ledger.charge(one.experiment, update.round, update.transfer.seal, update.steps, now)
+                steps = count_charged(agenda.jobs[one.experiment], update.steps)
+                self._ledger.charge(one.experiment, update.round, update.transfer.seal, steps, now)
             elif isinstance(one, End | Decline):
                 self._ledger.free_rest(one.experiment)
 

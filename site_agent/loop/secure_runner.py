@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 Task = tuple[str, int, int, str]
 """Experiment, round, opening, and what is made."""
+AGAIN_AFTER = (1.0, 4.0, 15.0, 60.0)
+"""Seconds: within what an exchange takes at least (`exchange_within`), where that is not set low."""
 
 
 class SecureRunner:
@@ -52,14 +54,18 @@ class SecureRunner:
         self._post(lambda: self._end_task(task, given))
 
     def _make_input(self, job: Job, work: Work) -> AnyInput:
-        try:
-            return self._work.do_work(job, work)
-        except KonsilError as error:
-            log.error("cannot be done", what=work, error=str(error))
-            return PartBroken(job.experiment, Reason.DISK_FULL)
-        except Exception:
-            log.critical("cannot be done: a defect", what=work, exc_info=True)
-            return PartBroken(job.experiment)
+        """A spool that fails for a moment costs nobody the round: what was begun is done again, to the same bytes."""
+        for wait in (*AGAIN_AFTER, None):
+            try:
+                return self._work.do_work(job, work)
+            except KonsilError as error:
+                log.error("cannot be done", what=work, error=str(error), again_in=wait)
+            except Exception:
+                log.critical("cannot be done: a defect", what=work, exc_info=True)
+                return PartBroken(job.experiment)
+            if wait is not None:
+                self._clock.sleep(wait)
+        return PartBroken(job.experiment, Reason.DISK_FULL)
 
     def _end_task(self, task: Task, given: AnyInput) -> None:
         self._running.discard(task)

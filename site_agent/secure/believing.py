@@ -142,4 +142,4 @@ def find_own_weight(job: Job, context: Context, site: str) -> int:
     assert counts is not None  # noqa: S101 (for mypy: who takes part has joined)
     if job.start is not None and isinstance(event_of(job.start).body, kinds.EvaluationStart):
         return context.weight_of.get(site, 1)
-    return 1 if plan.weight_by == "equal" else max(1, counts.train)
+    return 1 if plan.weight_by == "equal" else max(1, counts.train if job.announced is None else job.announced)

@@ -191,10 +191,7 @@ class SecureWork:
                     raise NotDone(Reason.SECRETS_LOST, "the difference that was to be masked is gone")
                 model = self._model_file(job, sealed)
                 _check_model(model, sealed.manifest, start.model_digest)
-                shared = job.privacy if is_shared(experiment) else None
-                told = tell_training(
-                    inside.cases, inside.loss, inside.validation, None if shared is None else shared.patients
-                )
+                told = tell_training(inside.cases, inside.loss, inside.validation, _count_protected(job))
                 write_words(
                     words,
                     trained=self._spool.trained_file(*place),
@@ -259,6 +256,14 @@ class SecureWork:
         "secure-consent": _consent,
         "secure-reveal": _reveal,
     }
+
+
+def _count_protected(job: Job) -> int | None:
+    """Under a shared noise, how many the sum is divided by for this site: its patients as announced, or itself."""
+    plan = job.privacy
+    if plan is None or plan.noise != "shared":
+        return None
+    return 1 if plan.unit == "site" else plan.patients
 
 
 def floors_of(floors: Floors, experiment: Experiment) -> PeerFloors:

@@ -23,7 +23,7 @@ from messages.tensors.transfer import TransferKey
 from site_agent.config import SiteConfig
 from site_agent.core import policy, sharing
 from site_agent.core.inputs import AnyInput, CasesMeasured, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
-from site_agent.core.jobs import Job, Phase, Trained, experiment_of, must_mask
+from site_agent.core.jobs import Job, Phase, Trained, count_charged, experiment_of, must_mask
 from site_agent.core.secure.state import TrainedInside
 from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
@@ -302,8 +302,8 @@ class Workshop:
         ledger, name = self._spool.privacy, job.experiment
         steps = next((one.charged for one in ledger.list_holdings() if one.experiment == name), 0)
         if not ledger.has_charged(name, reply.round, seal):
-            steps += reply.steps
-        return price_steps(job.privacy, steps, reply.steps)
+            steps += count_charged(job, reply.steps)
+        return price_steps(job.privacy, steps, count_charged(job, reply.steps))
 
     def _take_inside(self, job: Job, reply: protocol.Trained) -> AnyInput:
         scores = None if reply.evaluation is None else self._keep_shareable(reply.evaluation)

@@ -139,6 +139,7 @@ def train_round(
         for group in optimizer.param_groups:
             group["lr"] = rate
     asked, dp = net if forward is None else forward, experiment.privacy.dp
+    dp = None if dp is None or dp.by_site else dp  # then it is the whole update that gets noise, in the end
     if (dp is None) is not (patients is None):  # nothing is trained without the noise that the file asks for
         raise ValueError("[privacy.dp] and patients go together")
     pace: RoundLength

@@ -9,8 +9,9 @@ Net and loss see one patient at a time. So the others' gradients do not depend o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
 from messages.secure.section import DifferentialPrivacy
 from messages.secure.shared import SHARED_UNITS, find_deviation
+from messages.tensors.codecs import Tensor
 from site_agent.privacy.discrete import draw_discrete
 from site_agent.privacy.draws import draw_patients
 from site_agent.privacy.grid import CLIP_UNITS, reach_of, steps_per_unit
@@ -122,9 +124,7 @@ class PrivateSteps:
         of the net, modulo 2^32 (`messages.secure.shared`). What is not trained has none: zeros."""
         (draw,) = self.draw_steps(0)
         total = self._sum_gradients(draw, SHARED_UNITS)
-        key = key_noise(self._patients.keys.noise, draw.step, total)
-        noised = total + draw_discrete(key, total.size, find_deviation(self._settings, self._least_sites))
-        words = noised.astype(np.uint64).astype(np.uint32).view(np.int32)
+        words = _add_part(total, self._settings, self._least_sites, self._patients.keys)
         found, start = {}, 0
         for name, one in self._net.named_parameters():
             if one.requires_grad:
@@ -177,6 +177,32 @@ def clip_to_grid(gradient: torch.Tensor, clip_norm: float, clip_units: int = CLI
     units = (whole * scale).round_()
     within = torch.dot(units, units) <= clip_units**2  # exact: whole numbers below 2^53
     return torch.where(within, units, 0.0).to(torch.int64)
+
+
+def noise_update(
+    trained: Mapping[str, NDArray[Any]],
+    received: Mapping[str, Tensor],
+    settings: DifferentialPrivacy,
+    experiment: Experiment,
+    keys: RoundKeys,
+) -> dict[str, NDArray[np.int32]]:
+    """A site's difference, clipped as a whole (McMahan et al. 2018), with its part of the noise: words as those of
+    `PrivateSteps.sum_round`. One that is no number counts as 0."""
+    parts = [trained[name].astype(np.float64).ravel() - received[name].read_all().ravel() for name in trained]
+    total = clip_to_grid(torch.from_numpy(np.concatenate(parts)), settings.clip_norm, SHARED_UNITS).numpy()
+    words, found, start = _add_part(total, settings, experiment.least_sites, keys), {}, 0
+    for name, one in trained.items():
+        found[name] = words[start : start + one.size].reshape(one.shape)
+        start += one.size
+    return found
+
+
+def _add_part(
+    total: NDArray[np.int64], settings: DifferentialPrivacy, least_sites: int, keys: RoundKeys
+) -> NDArray[np.int32]:
+    """Whole numbers with a site's part of the noise, modulo 2^32."""
+    noise = draw_discrete(key_noise(keys.noise, 0, total), total.size, find_deviation(settings, least_sites))
+    return (total + noise).astype(np.uint64).astype(np.uint32).view(np.int32)
 
 
 def has_finite_weights(net: torch.nn.Module) -> bool:

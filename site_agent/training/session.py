@@ -16,6 +16,7 @@ import torch
 
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
+from messages.secure.section import DifferentialPrivacy
 from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
@@ -24,7 +25,7 @@ from nets.build import build_for
 from nets.combined import CombinedNet
 from nets.registry import spec_of
 from nets.weights import arrays_of, load_weights, manifest
-from site_agent.privacy.keys import derive_keys
+from site_agent.privacy.keys import RoundKeys, derive_keys
 from site_agent.training.cases.reading import read_cases
 from site_agent.training.cases.shelf import PreprocessedCases
 from site_agent.training.compiling import Forward, can_compile, compile_net
@@ -32,7 +33,7 @@ from site_agent.training.engine import blame_nan_loss, train_round
 from site_agent.training.files import kept_folder, open_model, strategy_folder, write_update
 from site_agent.training.machine import choose_device, describe_machine
 from site_agent.training.optimise import KeptState
-from site_agent.training.private import Patients, require_private_net
+from site_agent.training.private import Patients, noise_update, require_private_net
 from site_agent.training.progress import ProgressTeller, Send, say_line
 from site_agent.training.protocol import (
     Evaluate,
@@ -221,8 +222,11 @@ class TrainingSession:
                 self._kept.write_round({**leaves.kept, **own}, request.round)
             # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
             update = self._described_manifest(request.update)
-            if result.words is not None:  # whole numbers, in the place of weights of as many bytes
-                arrays = {name: words.view(np.float32) for name, words in result.words.items()}
+            words = result.words
+            if self._by_site is not None:
+                words = noise_update(arrays, received, self._by_site, experiment, self._derive_keys(identify))
+            if words is not None:  # whole numbers, in the place of weights of as many bytes
+                arrays = {name: one.view(np.float32) for name, one in words.items()}
             write_update(request.output, {**arrays, **leaves.beside}, update, received, on_chunks=written)
         return Trained(
             round=request.round,
@@ -230,19 +234,27 @@ class TrainingSession:
             cases=len(cases),
             steps=result.steps,
             epochs=result.epochs,
-            loss=result.loss,
+            loss=0.0 if private else result.loss,
             seconds=keeper.seconds,
             evaluation=keeper.scores,
         )
 
     def _list_patients(self, request: Train, identify: Callable[[], str]) -> Patients | None:
         """Whom a round trains on under differential privacy; None: the experiment asks for none."""
-        if self.experiment.privacy.dp is None:
+        if self.experiment.privacy.dp is None or self._by_site is not None:
             return None
         if request.patients < 1:
             raise WorkFailed("the site has not announced how many patients it trains on", where="patients")
-        keys = derive_keys(self._request.secret, identify(), self._groups)
-        return Patients(self._groups, request.patients, keys)
+        return Patients(self._groups, request.patients, self._derive_keys(identify))
+
+    def _derive_keys(self, identify: Callable[[], str]) -> RoundKeys:
+        return derive_keys(self._request.secret, identify(), self._groups)
+
+    @property
+    def _by_site(self) -> DifferentialPrivacy | None:
+        """What the whole site is protected by, if it is."""
+        dp = self.experiment.privacy.dp
+        return dp if dp is not None and dp.by_site else None
 
     def evaluate_model(self, request: Evaluate) -> Evaluated:
         """Score a model on whole splits."""

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 from agenda_kit import (
+    COUNTS,
     KEPT,
     MASKS,
+    PLATFORM,
     PREPARED,
     SCORES,
     THREE,
@@ -35,6 +37,7 @@ from messages.bus.base import Delivery
 from messages.envelope import Author
 from messages.ground.clock import SystemClock
 from messages.reasons import Reason
+from messages.secure.context import Exchange, make_context
 from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import (
     Effect,
@@ -51,6 +54,7 @@ from site_agent.core.inputs import (
     ChunksSent,
     Heard,
     PartBroken,
+    Prepared,
     Receipted,
     Restarted,
     Scored,
@@ -63,6 +67,7 @@ from site_agent.core.jobs import Agenda, Phase, SaidBefore
 from site_agent.disk.spool import Spool
 from site_agent.loop.budgets import Budgets
 from site_agent.loop.orientation import Orientation
+from site_agent.secure.believing import find_own_weight
 from site_agent.wire.outbox import Outbox
 
 MASKED = UpdateMasked("e", 1, 1, sealed(1))
@@ -123,6 +128,16 @@ def test_what_is_done_is_kept_in_the_transaction_that_says_it() -> None:
     _, _, todo = step(begun(1), WAY[1])
     assert [type(one) for one in todo] == [KeepSecrets, Say]
     assert todo[0] == KeepSecrets("e", 1, KEPT)
+
+
+def test_a_data_set_that_is_counted_anew_changes_no_weight_that_the_coordinator_knows_from_the_joining() -> None:
+    before = begun(5)
+    fewer = COUNTS.model_copy(update={"train": COUNTS.train - 2})
+    after_it, _, _ = step(before, Prepared("e", fewer, PLATFORM))
+    job = after_it.jobs["e"]
+    assert job.counts == fewer
+    context = make_context(Exchange("", "", 1, 1, 3, ()), dict.fromkeys(THREE, 7))
+    assert find_own_weight(job, context, "site-a") == COUNTS.train
 
 
 @pytest.mark.parametrize("count", range(1, len(WAY) + 1))

@@ -39,6 +39,12 @@ def shared(folder: Path) -> VirtualConsortium:
     return run_secure(folder, work)
 
 
+def seed_of(consortium: VirtualConsortium) -> int:
+    content = next(one.body for _at, one in consortium.of("experiment-accepted"))
+    assert isinstance(content, kinds.ExperimentAccepted)
+    return Experiment.model_validate(content.experiment).seed
+
+
 def step(model: dict[str, Any], number: int, seed: int) -> dict[str, Any]:
     """A round, reckoned plainly: the words' sum, times clip / (units * rate * patients), times the learning rate."""
     words = sum(word_of(round_addend(seed, site, number)) for site in THREE)
@@ -48,11 +54,31 @@ def step(model: dict[str, Any], number: int, seed: int) -> dict[str, Any]:
 
 
 def test_the_model_moves_by_the_sum_of_all_words_over_the_announced_patients(shared: VirtualConsortium) -> None:
-    content = next(one.body for _at, one in shared.of("experiment-accepted"))
-    assert isinstance(content, kinds.ExperimentAccepted)
-    seed = Experiment.model_validate(content.experiment).seed
+    seed = seed_of(shared)
     first = step(MODEL, 1, seed)
     assert digests_of(shared) == [arrays_digest(first), arrays_digest(step(first, 2, seed))]
+
+
+def test_where_a_site_is_the_unit_the_model_moves_by_the_mean_of_all_and_a_round_is_one_step(tmp_path: Path) -> None:
+    dp = DP | {"unit": "site", "sample_rate": 1.0}
+
+    def work(consortium: VirtualConsortium) -> None:
+        start_secure(consortium, privacy=PRIVACY | {"dp": dp}, plan={"weight_by": "equal"})
+        consortium.until("experiment-complete", 7200.0)
+
+    consortium = run_secure(tmp_path, work)
+    seed = seed_of(consortium)
+    model = MODEL
+    for number in (1, 2):
+        words = sum(word_of(round_addend(seed, site, number)) for site in THREE)
+        unit = 0.5 / SHARED_UNITS / 3
+        model = {name: (array.astype(np.float64) + words * unit).astype(np.float32) for name, array in model.items()}
+        assert digests_of(consortium)[number - 1] == arrays_digest(model)
+    bodies = [one.body for one in read_events(tmp_path, THREE)]
+    plans = [one.privacy for one in bodies if isinstance(one, kinds.Joined)]
+    assert [(plan.unit, plan.steps) for plan in plans if plan is not None] == 3 * [("site", 2)]
+    spent = [one.epsilon for one in bodies if isinstance(one, kinds.WeightsReady) and one.transfer.round == 2]
+    assert spent == pytest.approx(3 * [find_epsilon(4.0, 1.0, 2, 1e-5)])
 
 
 def test_each_site_tells_the_epsilon_of_the_sum_and_that_it_is_one_of_the_sum(

@@ -33,7 +33,7 @@ def why_not(content: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("sections", "dp", "words"),
     [
-        ({}, {"unit": "site"}, 'privacy.dp.unit = "site" is not available'),
+        ({}, {"unit": "site"}, 'write noise = "shared"'),
         ({"training": {"clip_norm": 1.0}}, {}, "training.clip_norm"),
         ({"training": {"accumulate": 2}}, {}, "training.accumulate"),
         ({"training": {"precision": "amp"}}, {}, "training.precision"),
@@ -66,6 +66,7 @@ def shared(dp: dict[str, Any] | None = None, privacy: dict[str, Any] | None = No
     ("dp", "sections", "words"),
     [
         ({}, {"privacy": {"secure_aggregation": False}}, 'write secure_aggregation = "masks"'),
+        ({"unit": "site"}, {}, "each site is in each round, so write 1"),
         ({"colluding": 2}, {}, "leaves fewer than 2 that add noise"),
         ({}, {"training": SHARED["training"] | {"local_steps": 2}}, "training.local_steps = 1"),
         ({}, {"training": {"local_steps": 1, "optimizer": {"name": "SGD"}}}, "momentum = 0"),
@@ -78,6 +79,16 @@ def test_what_would_spoil_a_shared_noise_is_refused_in_one_line(
     dp: dict[str, Any], sections: dict[str, Any], words: str
 ) -> None:
     assert words in why_not(shared(dp, **sections))
+
+
+def test_where_a_site_is_the_unit_it_trains_as_it_likes_and_a_round_is_one_noisy_step() -> None:
+    training = {"local_epochs": 2, "optimizer": {"name": "Adam"}}
+    content = shared({"unit": "site", "sample_rate": 1.0}, training=training)
+    chosen = parse_settings(content, Experiment, "file")
+    dp = chosen.privacy.dp
+    assert dp is not None
+    assert (dp.count_steps(chosen.training), dp.count_charged(57)) == (1, 1)
+    assert chosen.count_steps(40) == chosen.training.count_steps(40) > 1
 
 
 def test_a_shortened_update_would_have_less_than_its_part_of_the_noise() -> None:

@@ -37,6 +37,7 @@ KEY = derive_key(bytes(32))
         ({"plan": {"strategy": "FedNova"}}, "FedNova needs more than the sum"),
         ({"wire": {"codec": "bfloat16"}}, 'leave wire.codec = "bfloat16" out'),
         ({"least": 2, "sites": ["site-a", "site-b", "site-c"]}, "a sum of fewer than 3 updates hides none of them"),
+        ({"privacy": {"secure_aggregation": "bfv"}}, 'write "masks", under which no key opens every update'),
         ({"least": 3}, "of 5 sites 4 have to reveal, and [quorum] lets a round close with 3"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import combinations
 
 import pytest
@@ -74,6 +75,21 @@ def test_two_liars_among_a_hundred_are_found_and_those_doubted_are_asked_last() 
     tries: list[bytes] = []
     assert rebuild_secret(shares, 67, lambda one: not tries.append(one) and one == secret, [50, 3]).wrong == (3, 50)
     assert tries == [secret]
+
+
+def test_of_a_hundred_shares_as_many_are_borne_wrong_as_a_code_bears_and_all_wrong_ones_cost_one_decoding() -> None:
+    secret = bytes(range(32))
+    shares = dict(enumerate(split_secret(secret, 67, 100, b"s" * 32), 1))
+    liars = list(range(3, 51, 3))
+    lied = {place: bytes([0, place]) + bytes(31) for place in liars}
+    found = rebuild_secret(shares | lied, 67, secret.__eq__)
+    assert (found.secret, list(found.wrong)) == (secret, liars)
+    assert len(liars) == (100 - 67) // 2
+    asked: list[bytes] = []
+    nonsense = {place: hashlib.sha256(bytes([place])).digest() + bytes(1) for place in range(1, 101)}
+    nonsense = {place: bytes(1) + one[:32] for place, one in nonsense.items()}
+    assert rebuild_secret(nonsense, 67, lambda one: bool(asked.append(one))).secret is None
+    assert len(asked) <= 1
 
 
 def test_what_is_no_share_is_named() -> None:

@@ -14,13 +14,23 @@ from hypothesis import strategies as st
 from round_rig import STEPS, Site, cut_off, experiment, make_cases, private_experiment
 
 from messages.experiment import Experiment
+from messages.secure.section import DifferentialPrivacy
 from messages.secure.shared import SHARED_UNITS
+from messages.tensors.codecs import CODECS, Tensor
 from nets.build import build_net
 from site_agent.privacy.grid import CLIP_UNITS
 from site_agent.privacy.keys import derive_keys
 from site_agent.training import private
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.private import Draw, NetNotPrivate, Patients, PrivateSteps, clip_to_grid, require_private_net
+from site_agent.training.private import (
+    Draw,
+    NetNotPrivate,
+    Patients,
+    PrivateSteps,
+    clip_to_grid,
+    noise_update,
+    require_private_net,
+)
 from site_agent.training.tasks.segmentation import SegmentationLearner
 
 CPU = torch.device("cpu")
@@ -120,6 +130,27 @@ def test_the_words_of_a_shared_round_are_the_clipped_sum_and_a_part_of_the_noise
     noise = (noised - silent) / (2.0 * SHARED_UNITS)
     assert noise.size > 5000
     assert abs(float(np.mean(noise**2)) - 0.5) < 4 * 0.5 * (2 / noise.size) ** 0.5
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e6])
+def test_the_words_of_a_whole_site_are_its_difference_no_longer_than_the_clip(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "draw_discrete", lambda _key, count, _deviation: np.zeros(count, dtype=np.int64))
+    dp = DifferentialPrivacy(unit="site", noise="shared", noise_multiplier=2.0, clip_norm=0.5, sample_rate=1.0)
+    model = {"one": np.ones((3, 4), dtype=np.float32), "two": np.zeros(50, dtype=np.float32)}
+    moves = np.random.default_rng(1).standard_normal(62).astype(np.float32) * np.float32(factor)
+    trained = {"one": model["one"] + moves[:12].reshape(3, 4), "two": model["two"] + moves[12:]}
+    received = {
+        name: Tensor(CODECS["float32"], array.dtype, array.shape, np.frombuffer(array.tobytes(), np.uint8))
+        for name, array in model.items()
+    }
+    words = noise_update(trained, received, dp, private_experiment(), derive_keys(b"secret", "work", GROUPS))
+    flat = np.concatenate([words["one"].ravel(), words["two"]]).astype(np.int64)
+    assert int(flat @ flat) <= SHARED_UNITS**2
+    difference = np.concatenate([(trained[name].astype(np.float64) - model[name]).ravel() for name in model])
+    scale = min(1.0, 0.5 / float(np.linalg.norm(difference)))
+    assert flat == pytest.approx(difference * scale / 0.5 * SHARED_UNITS, abs=2)
 
 
 def test_several_studies_of_a_patient_count_once(cases: list[CachedCase]) -> None:
