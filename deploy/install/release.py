@@ -23,7 +23,7 @@ from deploy.install.machine import need_space, run_quietly, tell_person
 from messages.ground.errors import RequestError, WorkFailed
 
 PACKAGES = ("messages", "nets", "site_agent", "coordinator", "deploy")
-FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "konsil.py")
 MARK = ".konsil-installed"
 BUILD = "setuptools>=77"
 """What builds our own wheel: `[build-system]` in pyproject.toml."""
