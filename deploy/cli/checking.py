@@ -12,6 +12,7 @@ from deploy.cli.foresight import foresee_masks
 from deploy.cli.requests import Answer, Show, ask_sites, is_free, show_measuring
 from deploy.cli.spending import Foreseen, foresee_privacy
 from deploy.estimate import Estimate, estimate, measure_apart
+from deploy.extras import MissingExtra
 from deploy.session.connection import BrokerSession
 from messages.experiment import Experiment
 
@@ -25,6 +26,7 @@ class CheckedExperiment:
         spent: of each patient's privacy; None: it has no differential privacy.
         answers: of the invited sites; None: they were not asked.
         id_free: whether its id is; None: not asked.
+        missing: what could not be found out, since what it takes is not installed; in words.
     """
 
     experiment: Experiment
@@ -32,6 +34,7 @@ class CheckedExperiment:
     spent: Foreseen | None
     answers: Sequence[Answer] | None
     id_free: bool | None
+    missing: tuple[str, ...] = ()
 
     @property
     def enough(self) -> bool:
@@ -52,6 +55,7 @@ class CheckedExperiment:
             "valid": True,
             "id_free": self.id_free,
             **({} if bounds is None else {"masks": asdict(bounds)}),
+            **({"not_installed": list(self.missing)} if self.missing else {}),
             **({} if self.spent is None else {"privacy": self.spent.as_plain()}),
             "estimate": None if self.estimate is None else self.estimate.as_plain(),
             "asked": self.answers is not None,
@@ -77,15 +81,22 @@ def check_experiment(
         Unreachable: neither coordinator nor sites answer. WorkFailed: a process failed.
     """
     found = spent = answers = free = None
+    missing = []
     if not experiment.measures_first:
         show("measuring the net, in a process of its own")
-        found = estimate(experiment, partial(measure_apart, show=partial(show_measuring, show)))
+        try:
+            found = estimate(experiment, partial(measure_apart, show=partial(show_measuring, show)))
+        except MissingExtra as error:
+            missing.append(str(error))
     if experiment.privacy.dp is not None:
         show("asking what it spends")
-        spent = foresee_privacy(experiment)
+        try:
+            spent = foresee_privacy(experiment)
+        except MissingExtra as error:
+            missing.append(str(error))
     if connect is not None:
         show(f"asking {len(experiment.sites)} sites")
         with connect() as opened:
             free = is_free(opened, experiment)
             answers = ask_sites(opened, experiment, within, show)
-    return CheckedExperiment(experiment, found, spent, answers, free)
+    return CheckedExperiment(experiment, found, spent, answers, free, tuple(missing))

@@ -82,7 +82,14 @@ def check(
         emit_json(checked.as_plain() | ({"plan": lines} if plan else {}))
     else:
         requests.print_check(
-            experiment, checked.estimate, checked.answers, checked.enough, checked.id_free, lines, checked.spent
+            experiment,
+            checked.estimate,
+            checked.answers,
+            checked.enough,
+            checked.id_free,
+            lines,
+            checked.spent,
+            checked.missing,
         )
     raise typer.Exit(0 if checked.could_begin else 1)
 

@@ -16,10 +16,10 @@ OpenSession = Callable[[], AbstractContextManager["BrokerSession"]]
 
 @contextmanager
 def blame_plainly() -> Iterator[None]:
-    """A refusal of the operating system becomes the error that the commands tell; what may be a defect stays."""
+    """What the machine refuses, or is not installed, becomes the error that the commands tell; a defect stays."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ModuleNotFoundError) as error:
         ours = blame_machine(error)
         if ours is None:
             raise
