@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from coordinator.work.strategies.table import strategy_of
+from deploy.extras import need_module
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, WorkFailed
 from messages.tensors.codecs import CODECS
@@ -128,8 +129,9 @@ def measure_apart(experiment: Experiment, show: Callable[[float], None] | None =
         show: told every second how long it has taken.
 
     Raises:
-        ConfigError: the net cannot be built. WorkFailed: the process failed.
+        ConfigError: the net cannot be built. WorkFailed: the process failed. MissingExtra: torch is not installed.
     """
+    need_module("torch", what="measuring the net")
     command = [sys.executable, "-m", "nets.measure"]
     given = json.dumps(experiment.as_plain())
     pipe = subprocess.PIPE

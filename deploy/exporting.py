@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
+from deploy.extras import need_module
 from messages.ground.errors import RequestError, WorkFailed
 
 
@@ -34,8 +35,9 @@ def convert_apart(model: Path, form: ModelFormat, out: Path, own: Path | None, s
     """Write `model` in another form; returns the largest relative difference of its outputs.
 
     Raises:
-        RequestError: what was asked cannot be. WorkFailed: it failed.
+        RequestError: what was asked cannot be, or torch is not installed. WorkFailed: it failed.
     """
+    need_module("torch", what=f"{form.value}")
     show(f"writing it as {form.value}")
     command = [sys.executable, "-m", "nets.convert", str(model), "--format", form.value, "--out", str(out)]
     command += [] if own is None else ["--own", str(own)]

@@ -48,6 +48,6 @@ else
     pip install -c constraints.txt "torch==$version" || fail "torch $version could not be installed." "Check the network, or set KONSIL_TORCH_INDEX."
 fi
 say "installing Konsil and its pinned dependencies"
-pip install -c constraints.txt --editable '.[dev,onnx]' ||
+pip install -c constraints.txt --editable '.[site,dev,onnx]' ||
     fail "the dependencies could not be installed." "pip's own words stand above. Check the network and run make again."
 printf '%s\n' "$wanted" >"$stamp"

@@ -16,7 +16,7 @@ from deploy.session import profile as profiles
 from deploy.session.profile import ProfileOption
 from messages import chain
 from messages.chain import Entry
-from messages.ground.errors import LogBroken, RequestError
+from messages.ground.errors import RequestError
 from messages.ground.units import count_noun
 from messages.log import exports
 
@@ -99,25 +99,14 @@ def _from_journal(folder: Path, identity: str | None) -> LogSource:
 
 
 def _from_broker(identity: str | None, profile: Path | None) -> LogSource:
-    """Entries from `audit`, each once, in the journal's order (a restarted coordinator sends some again)."""
     from deploy.session.connection import open_session
-    from messages.names import AUDIT
+    from deploy.session.history import read_audit
 
-    found: dict[int, Entry] = {}
     with open_session(profile) as opened:
-        for heard in opened.read_history(AUDIT):
-            entry = heard.entry
-            if entry is None or (identity is not None and entry.experiment != identity):
-                continue
-            other = found.setdefault(entry.number, entry)
-            if other.hash != entry.hash:
-                raise LogBroken(
-                    "the broker holds two different entries of this number",
-                    where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})",
-                )
+        entries = read_audit(opened, identity)
         if opened.malformed:
             note_line(f"konsil: {opened.malformed} messages in `audit` are no entries, or not the coordinator's")
-    return LogSource("the broker's audit stream", [found[number] for number in sorted(found)])
+    return LogSource("the broker's audit stream", entries)
 
 
 @app.command()

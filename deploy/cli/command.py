@@ -18,6 +18,7 @@ import typer
 
 from deploy import console
 from deploy.cli.defects import blame_machine, record_defect
+from deploy.extras import need_for_command
 from messages.ground import starting
 from messages.ground.errors import KonsilError, RequestError
 
@@ -83,6 +84,7 @@ def run_command(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     console.EMITTED.clear()
     try:
+        need_for_command(arguments)
         build_parser(arguments)(args=list(arguments), prog_name="konsil")
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

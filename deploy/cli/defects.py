@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from deploy.extras import blame_missing
 from messages.ground.errors import KonsilError, WorkFailed
 
 OF_THE_MACHINE = frozenset(
@@ -31,7 +32,9 @@ OF_THE_MACHINE = frozenset(
 
 
 def blame_machine(error: BaseException) -> KonsilError | None:
-    """An error of the operating system in one line; None where it may as well be a defect."""
+    """An error of the operating system, or an extra that is not installed, in one line; None: it may be a defect."""
+    if isinstance(error, ModuleNotFoundError):
+        return blame_missing(error)
     if not isinstance(error, OSError) or error.errno not in OF_THE_MACHINE:
         return None
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

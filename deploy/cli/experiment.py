@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -64,9 +63,8 @@ def check(
     Example: konsil experiment check glioma.toml
     """
     from deploy.cli import requests
-    from deploy.cli.foresight import foresee_masks, foresee_plan
-    from deploy.cli.spending import foresee_privacy
-    from deploy.estimate import estimate, measure_apart
+    from deploy.cli.checking import check_experiment
+    from deploy.cli.foresight import foresee_plan
     from deploy.session import profile as profiles
     from deploy.session.connection import open_session
     from messages import experiment as experiments
@@ -74,39 +72,26 @@ def check(
 
     experiment = experiments.read_experiment(file)
     registry.check_net(experiment)
-    found = None
-    if not experiment.measures_first:
-        with show_working("measuring the net, in a process of its own") as show:
-            found = estimate(experiment, partial(measure_apart, show=partial(requests.show_measuring, show)))
-    spent = None
-    if experiment.privacy.dp is not None:
-        with show_working("asking what it spends"):
-            spent = foresee_privacy(experiment)
-    answers, free = None, None
-    if not offline and profiles.profile_exists(profile):
-        with show_working(f"asking {len(experiment.sites)} sites") as show, open_session(profile) as opened:
-            free = requests.is_free(opened, experiment)
-            answers = requests.ask_sites(opened, experiment, within, show)
-    elif not offline:
+    asks = not offline and profiles.profile_exists(profile)
+    with show_working("checking") as show:
+        checked = check_experiment(experiment, partial(open_session, profile) if asks else None, within, show)
+    if not asks and not offline:
         note_line("konsil: no profile, so the sites were not asked; name one with --profile")
-    enough = answers is None or sum(one.accepts for one in answers) >= experiment.least_sites
+    lines = foresee_plan(experiment) if plan else []
     if json_:
-        result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
-        result |= {"id_free": free}
-        result |= {} if (bounds := foresee_masks(experiment)) is None else {"masks": asdict(bounds)}
-        result |= {"plan": foresee_plan(experiment)} if plan else {}
-        result |= {} if spent is None else {"privacy": spent.as_plain()}
-        result |= {
-            "estimate": None if found is None else found.as_plain(),
-            "asked": answers is not None,
-            "enough": enough,
-        }
-        result["sites"] = {one.site: one.as_plain() for one in answers or ()}
-        emit_json(result)
+        emit_json(checked.as_plain() | ({"plan": lines} if plan else {}))
     else:
-        lines = foresee_plan(experiment) if plan else ()
-        requests.print_check(experiment, found, answers, enough, free, lines, spent)
-    raise typer.Exit(0 if enough and free is not False else 1)
+        requests.print_check(
+            experiment,
+            checked.estimate,
+            checked.answers,
+            checked.enough,
+            checked.id_free,
+            lines,
+            checked.spent,
+            checked.missing,
+        )
+    raise typer.Exit(0 if checked.could_begin else 1)
 
 
 app.command()(new)

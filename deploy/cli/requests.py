@@ -106,6 +106,7 @@ def print_check(
     free: bool | None = None,
     plan: Sequence[str] = (),
     spent: Foreseen | None = None,
+    missing: Sequence[str] = (),
 ) -> None:
     """The result of a check, for a person.
 
@@ -114,6 +115,7 @@ def print_check(
         free: whether the id is; None: not asked.
         plan: what is known of how it goes on, in lines.
         spent: what it spends of each patient's privacy; None: it has no differential privacy.
+        missing: what could not be found out here, in words.
     """
     say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
     say_line(f"  read out  {say_digest(experiment.digest())}")
@@ -124,9 +126,11 @@ def print_check(
         say_line(f"  id        taken: {ADVICE[Reason.ID_TAKEN]}")
     for number, line in enumerate(plan):
         say_line(f"  {'plan' if number == 0 else '':<9} {line}")
-    if found is None:
+    for line in missing:
+        say_line(f"  skipped   {line}")
+    if found is None and experiment.measures_first:
         say_line("  net       follows from the sites' statistics, and with it memory and bytes (--plan says how)")
-    else:
+    elif found is not None:
         _print_estimate(experiment, found)
     for number, line in enumerate(() if spent is None else spent.describe()):
         say_line(f"  {'privacy' if number == 0 else '':<9} {line}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.extras import need_module
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
 from messages.ground.units import count_noun
@@ -48,11 +49,12 @@ def foresee_privacy(experiment: Experiment) -> Foreseen | None:
 
     Raises:
         ConfigError: it would pass its own `epsilon_max`, wherever it is trained.
-        WorkFailed: the accountant failed.
+        WorkFailed: the accountant failed. MissingExtra: it is not installed.
     """
     dp = experiment.privacy.dp
     if dp is None:
         return None
+    need_module("dp_accounting", what="the privacy that it spends")
     a_round, rounds = dp.count_steps(experiment.training), experiment.rounds.count
     steps = NoisySteps(dp.noise_multiplier, dp.sample_rate, a_round * rounds)
     deltas = [find_delta(dp.delta, size) for size in PATIENTS]

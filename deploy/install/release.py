@@ -23,7 +23,7 @@ from deploy.install.machine import need_space, run_quietly, tell_person
 from messages.ground.errors import RequestError, WorkFailed
 
 PACKAGES = ("messages", "nets", "site_agent", "coordinator", "deploy")
-FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "konsil.py")
 MARK = ".konsil-installed"
 BUILD = "setuptools>=77"
 """What builds our own wheel: `[build-system]` in pyproject.toml."""
@@ -123,7 +123,7 @@ def download_wheels(source: ReleaseSource, folder: Path) -> None:
             "--constraint",
             constraints,
         ]
-        wheel += [*source.pip_options(), source.torch_requirement(), copy, BUILD]
+        wheel += [*source.pip_options(), source.torch_requirement(), f"{copy}[site]", BUILD]
         run_quietly(wheel, "the wheels could not be fetched", advice="Check the network", aloud=True)
     for own in folder.glob("konsil-*.whl"):
         own.unlink()
@@ -174,7 +174,7 @@ class Releases:
                 constraints,
                 *source.pip_options(),
             ]
-            command += [source.torch_requirement(), copy]
+            command += [source.torch_requirement(), f"{copy}[site]"]
             environment = source.pip_environment()
             try:
                 run_quietly(command, "the release could not be installed", env=environment, advice=advice, aloud=True)

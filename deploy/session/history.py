@@ -16,7 +16,7 @@ from messages.chain import MAX_ENTRY, Entry, verify
 from messages.envelope import Author, Event, decode_stored
 from messages.experiment import Experiment
 from messages.ground import naming
-from messages.ground.errors import MalformedMessage, RequestError
+from messages.ground.errors import LogBroken, MalformedMessage, RequestError
 from messages.log.exports import read_entries
 from messages.names import RoutingKey
 from messages.outliers import UpdateCheck, check_updates
@@ -158,6 +158,26 @@ def story_of(session: BrokerSession, experiment: str) -> ExperimentStory:
     for heard in session.read_history(*queues):
         story = tell_all(story, reader.events_of(heard, experiment))
     return require_known(replace(story, checks=reader.checks_of(experiment)))
+
+
+def read_audit(session: BrokerSession, experiment: str | None = None) -> list[Entry]:
+    """Entries of one experiment (of all) from `audit`, each once and in the journal's order: a coordinator that was
+    started again sends some again.
+
+    Raises:
+        LogBroken: the broker holds two that differ under one number.
+    """
+    found: dict[int, Entry] = {}
+    for heard in session.read_history(names.AUDIT):
+        entry = heard.entry
+        if entry is None or (experiment is not None and entry.experiment != experiment):
+            continue
+        if found.setdefault(entry.number, entry).hash != entry.hash:
+            raise LogBroken(
+                "the broker holds two different entries of this number",
+                where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})",
+            )
+    return [found[number] for number in sorted(found)]
 
 
 def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentStory:

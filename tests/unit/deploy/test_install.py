@@ -31,7 +31,7 @@ def a_release(root: Path, name: str) -> Path:
 
 
 def a_source(folder: Path) -> ReleaseSource:
-    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "konsil.py"):
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
     (folder / "messages").mkdir()
