@@ -13,7 +13,7 @@ from messages.ground.settings import BrokerAddress
 from messages.kinds import Alive
 from messages.names import PROGRESS
 from site_agent.desk.checks import Check, Grade, failed_check
-from site_agent.desk.preflight import CLOCK_WARNING, judge_way_in
+from site_agent.desk.way_in import CLOCK_WARNING, judge_way_in
 
 HEARD_WITHIN = 7.0
 """Seconds of listening; a site says that it lives every 5 s."""

@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from messages.bus.amqp.tls import end_of_certificate
 from messages.bus.base import Bus, Delivery, Start
 from messages.envelope import Author, check_origin, decode_event
 from messages.experiment import Experiment
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
-from messages.ground.settings import BrokerAddress
 from messages.kinds import Echo, EchoReply
 from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox_of
 from messages.trust.register import Register
@@ -34,17 +32,14 @@ from site_agent.desk.machine import check_gpus, check_machine
 from site_agent.desk.programs import check_programs
 from site_agent.desk.purse import check_budgets
 from site_agent.desk.read_file import outdated_words
+from site_agent.desk.way_in import CLOCK_WARNING, judge_way_in
 from site_agent.dicom.config import DicomDataset
 from site_agent.disk.secret import find_secret
 from site_agent.disk.spool import read_kept
 from site_agent.wire.connection import Connect, connect_rabbitmq
 
-CLOCK_WARNING = 5.0
 ECHO_WITHIN = 8.0
-RENEW_WITHIN = 30
-"""Days before its end in which a certificate is to be renewed."""
 _TYPED_WRONG = "Look at these lines: somebody who is not here, or a typing error (`konsil site datasets` shows them)"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def run_checks(
@@ -104,25 +99,6 @@ def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterato
         yield _check_echo(config, bus, clock)
     finally:
         bus.close()
-
-
-def judge_way_in(broker: BrokerAddress, now: float) -> Check:
-    """How a party came in, once it did: encrypted or not, and for how long its certificate is good."""
-    address = f"{broker.host}:{broker.port}"
-    if broker.cert is not None:
-        days = int((end_of_certificate(broker.cert.read_bytes()) - now) // 86400)
-        words = f"{address} reachable over TLS, login right: {broker.way}; ours is good for {days} days"
-        if days < RENEW_WITHIN:
-            return Check("broker", Grade.WARN, words, "Make new keys with `konsil provision renew`")
-        return Check("broker", Grade.OK, words)
-    if broker.ca is not None:
-        return Check("broker", Grade.OK, f"{address} reachable over TLS, certificate and login right: {broker.way}")
-    if broker.host in LOOPBACK:
-        return Check("broker", Grade.OK, f"{address} reachable, login right")
-    return Check(
-        "broker", Grade.WARN, f"{address} reachable, login right, and nothing is encrypted, the password included",
-        "Set broker.ca and the broker's TLS port",
-    )  # fmt: skip
 
 
 def _check_readable(bus: Bus, name: str) -> Check:
