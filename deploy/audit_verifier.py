@@ -283,8 +283,7 @@ class Log:  # one pass over an exported log
             self.jumps, self.term = self.jumps + [jump] * (0 <= self.term < term - 1), term
         if not beside:
             self.last[entry.experiment], self.last_hash, self.uncovered = entry, entry.hash, self.uncovered + 1
-            body = unpack(entry.body, "input")
-            self.check_input(entry, body.get("input"))
+            self.check_input(entry, (body := unpack(entry.body, "input")).get("input"))
             if entry.type == "opening" and type(body.get("models")) is dict:
                 self.shown.setdefault((entry.experiment, body["round"]), {})[body["sha256"]] = body["models"]
 
@@ -305,7 +304,8 @@ class Log:  # one pass over an exported log
         self.signed, self.unsigned = self.signed + bool(signature), self.unsigned + (not signature)
         self.roster |= {sender} if signature and said.get("kind") == "joined" else set()
         known = self.shown.get((entry.experiment, said.get("round"))) if signature else None
-        if known and "answers" in (ext := unpack(payload)["ext"]):  # which opening, and the model that came with it
+        at = payload.find(b"\xa3ext") if payload.count(b"\xa3ext") == 1 else -1  # where alone: the rest is not read
+        if known and "answers" in (ext := unpack(payload)["ext"] if at < 0 else read_value(payload, at + 4, 15)[0]):
             shown, model = known.get(ext["answers"]), ext.get("model")
             named = model if shown is None else shown.get(sender, shown.get("", model))
             what = "opening" if shown is None else "model" if (model or named) != named else ""
