@@ -1,8 +1,9 @@
 """What a power cut leaves of a folder: what was synced, and of the rest a part that a seed decides.
 
 Own files: fsync(2) promises the content of a file that was synced, and a name once its folder was. The rest may be
-there, torn, or as it was. SQLite in WAL mode (https://sqlite.org/pragma.html#pragma_synchronous): with FULL every commit
-stays. With less, what is in the write-ahead log may be lost. Folders stay: journaling file systems commit them along.
+there, torn, or as it was. SQLite (https://sqlite.org/pragma.html#pragma_synchronous): with FULL every commit stays in
+WAL mode. With less, what is in the write-ahead log may be lost. Folders stay: journaling file systems commit them
+along.
 """
 
 from __future__ import annotations
