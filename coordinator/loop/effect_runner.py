@@ -73,7 +73,7 @@ class EffectRunner:
             e.Mail: say.send_mail,
             e.Aggregate: work.aggregate_updates,
             e.PublishModel: self._publish_model,
-            e.Prune: lambda effect: work.blobs.prune_blobs(effect.experiment, effect.keep),
+            e.Prune: work.prune_blobs,
         }
 
     def carry_out(self, effect: e.Effect) -> None:

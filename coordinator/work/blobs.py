@@ -70,16 +70,16 @@ class Blobs:
             return False
         return self.sealer.seal_buffer(manifest, buffer) == seal
 
-    def prune_blobs(self, experiment: str, keep: Collection[str]) -> int:
-        """Delete the experiment's blobs but these; returns how many went. Unfinished files are left alone."""
+    def drop_blobs(self, experiment: str, keep: Collection[str]) -> list[Path]:
+        """Take the experiment's blobs but these away; the files that are left to unlink, which takes a disk's time.
+
+        Nobody finds them under their names any more. Unfinished files are left alone.
+        """
         folder = self.folder / experiment
-        gone = 0
-        if folder.is_dir():
-            for path in folder.iterdir():
-                if path.is_file() and len(path.name) == 64 and path.name not in keep:
-                    path.unlink(missing_ok=True)
-                    gone += 1
-        return gone
+        if not folder.is_dir():
+            return []
+        gone = [one for one in folder.iterdir() if one.is_file() and len(one.name) == 64 and one.name not in keep]
+        return [one.replace(self.scratch_file(experiment, f"gone-{one.name}")) for one in gone]
 
     def remove_scratch(self) -> None:
         """Remove what jobs of a process that was killed were writing; while no job runs. Transfers are resumed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -20,7 +21,7 @@ import structlog
 
 from coordinator.config import Limits
 from coordinator.core import inputs as i
-from coordinator.core.effects import Aggregate, Expect, Initialise
+from coordinator.core.effects import Aggregate, Expect, Initialise, Prune
 from coordinator.core.models import name_models
 from coordinator.core.records import MadeModel, ModelOrigin
 from coordinator.work.aggregate import Memory, aggregate, is_finite, share_weights
@@ -191,6 +192,8 @@ class Work:
         """Of its own: a net that is slow to build holds up no round of another experiment."""
         self.now = self.clock.now
         self._lock = threading.Lock()
+        self._gone: list[Path] = []
+        """Files that are to be unlinked."""
         self._jobs: set[Job] = set()
         """Waiting or running. Each is asked for again after a pause or a full disk, and then is still at work."""
 
@@ -203,6 +206,7 @@ class Work:
         """Wait until nothing runs; once it was stopped. The process could end no sooner: it waits for its threads."""
         for pool in (self._pool, self._builders):
             pool.await_end()
+        self._unlink_gone()
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
@@ -228,6 +232,24 @@ class Work:
             partial(self._verify_timed, incoming, effect),
             lambda: self.tell_bad(effect, Reason.WRONG_DIGEST),
         )
+
+    def prune_blobs(self, effect: Prune) -> None:
+        """Take away what is not needed. The pool unlinks it: the main loop has the next round to open."""
+        gone = self.blobs.drop_blobs(effect.experiment, effect.keep)
+        with self._lock:
+            self._gone += gone
+        if gone:
+            with contextlib.suppress(RuntimeError):  # it ends, and `await_end` does it
+                self._pool.submit_job(self.owner(effect.experiment), self._unlink_gone)
+
+    def _unlink_gone(self) -> None:
+        with self._lock:
+            gone, self._gone = self._gone, []
+        for path in gone:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # the next start tries again
+                log.error("a blob cannot be removed", detail=str(error))
 
     def verifies_update(self, effect: Expect) -> bool:
         """Whether the update that is expected is here, and being verified. Any thread."""

@@ -43,15 +43,9 @@ def without_syncing() -> Iterator[None]:
         _waits_for_disks = before
 
 
-def choose_synchronous(*, logged: bool = True) -> str:
-    """What a service's own database sets as `PRAGMA synchronous`, so that a commit survives a power cut.
-
-    Args:
-        logged: in WAL mode, for which FULL is enough. In DELETE mode the folder has to be synced, too: EXTRA.
-    """
-    if not _waits_for_disks:
-        return "OFF"
-    return "FULL" if logged else "EXTRA"
+def choose_synchronous() -> str:
+    """What a service's own database, in WAL mode, sets as `PRAGMA synchronous`: a commit survives a power cut."""
+    return "FULL" if _waits_for_disks else "OFF"
 
 
 def sync_to_disk(path: Path) -> None:

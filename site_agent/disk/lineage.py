@@ -52,6 +52,8 @@ POLICY, DATA = "policy", "data"
 """What a commitment is of: its word in the `ext` of `joined`."""
 _CASES = "cases"
 FILE = "lineage.sqlite"
+WAITS = 10.0
+"""Seconds for another process that has the record open."""
 
 
 def plain_name(name: str) -> str:
@@ -133,7 +135,7 @@ class Lineage:
             return
         try:
             with self._transaction() as db:
-                found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+                found = " ".join(str(db.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
         except WorkFailed as error:
             if not isinstance(error.__cause__, sqlite3.DatabaseError) or isinstance(
                 error.__cause__, sqlite3.OperationalError
@@ -152,7 +154,8 @@ class Lineage:
         return bytes(db.execute("SELECT key FROM keys WHERE name = ?", (name,)).fetchone()[0])
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, erases: bool = False) -> Iterator[sqlite3.Connection]:
+        """All or nothing. `erases`: nothing of what is deleted is left in the file or in its log once this returns."""
         with self._guard:
             try:
                 db = self._open()
@@ -163,6 +166,8 @@ class Lineage:
                 finally:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
+                if erases and db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    raise sqlite3.OperationalError("what was erased is still in its log: another command reads it")
             except sqlite3.Error as error:
                 raise WorkFailed(
                     f"the record of which case went where cannot be used ({error})",
@@ -173,8 +178,10 @@ class Lineage:
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
             self._path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
-            self._db.execute(f"PRAGMA synchronous={choose_synchronous(logged=False)}")
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=WAITS)
+            # A commit is one fdatasync, and not five as with a journal that is made and deleted each time.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(f"PRAGMA synchronous={choose_synchronous()}")
             self._db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
             self._db.executescript(_SCHEMA)
         return self._db
@@ -245,7 +252,7 @@ class Lineage:
 
     def prune_old(self, before: float) -> None:
         """Forget what is older than a moment (Unix time): rounds, what they made, and commitments."""
-        with self._transaction() as db:
+        with self._transaction(erases=True) as db:
             db.execute("DELETE FROM rounds WHERE time < ?", (before,))
             db.execute("DELETE FROM commitments WHERE time < ?", (before,))
             _sweep(db)
@@ -315,7 +322,7 @@ class Lineage:
 
         The digests of the experiments' data go, too: the case's own is among them.
         """
-        with self._transaction() as db:
+        with self._transaction(erases=True) as db:
             key = db.execute("SELECT key FROM keys WHERE name = ?", (_CASES,)).fetchone()
             gone = 0
             for name in names if key is not None else ():
@@ -331,7 +338,7 @@ class Lineage:
 
         What is noted from then on has fresh keys.
         """
-        with self._transaction() as db:
+        with self._transaction(erases=True) as db:
             gone = db.execute("UPDATE commitments SET key = NULL WHERE key IS NOT NULL").rowcount
             db.execute("UPDATE commitments SET content = '' WHERE kind = ?", (DATA,))  # digests of images
             gone += db.execute("DELETE FROM keys").rowcount

@@ -2,8 +2,8 @@
 
 Own files: fsync(2) promises the content of a file that was synced, and a name once its folder was. The rest may be
 there, torn, or as it was. SQLite (https://sqlite.org/pragma.html#pragma_synchronous): with FULL every commit stays in
-WAL mode, and with EXTRA in DELETE mode. With less, what is in the write-ahead log may be lost. Folders stay: journaling
-file systems commit them along.
+WAL mode. With less, what is in the write-ahead log may be lost. Folders stay: journaling file systems commit them
+along.
 """
 
 from __future__ import annotations

@@ -107,6 +107,37 @@ def test_neither_name_nor_patient_lies_in_the_file(record: Lineage, tmp_path: Pa
     assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
 
 
+def list_bytes(folder: Path) -> bytes:
+    return b"".join(one.read_bytes() for one in sorted(folder.iterdir()) if one.name.startswith(FILE))
+
+
+def test_of_what_was_erased_nothing_is_left_in_the_record_or_in_its_log(record: Lineage, tmp_path: Path) -> None:
+    joined(record)
+    (policy,) = (one for one in record.list_commitments("e") if one.kind == POLICY)
+    assert policy.key is not None
+    (mark,) = sqlite3.connect(tmp_path / FILE).execute("SELECT mark FROM members WHERE split = 'test'").fetchone()
+    assert mark in list_bytes(tmp_path)
+    assert policy.key in list_bytes(tmp_path)
+    record.forget_case(["case-3"])
+    assert mark not in list_bytes(tmp_path)
+    record.destroy_keys()
+    assert policy.key not in list_bytes(tmp_path)
+
+
+def test_an_erasure_that_a_reader_holds_up_is_no_erasure(
+    record: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.disk.lineage.WAITS", 0.0)
+    joined(record)
+    reader = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM keys").fetchone()
+    with pytest.raises(WorkFailed, match="still in its log"):
+        record.destroy_keys()
+    reader.execute("COMMIT")
+    assert record.destroy_keys() == 0, "its keys were gone"
+
+
 def test_one_data_state_is_kept_once_whatever_the_rounds(record: Lineage, tmp_path: Path) -> None:
     many = tuple(UsedIn(f"case-{number}", "p", "train", f"{number:064x}") for number in range(1000))
     joined(record, cases=many)
