@@ -189,6 +189,7 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
                 if own == path:
                     image[channel] = voxels[..., case.volumes[channel]] if voxels.ndim == 4 else voxels
                     look.judge_values(image[channel], file.name)
+                    look.judge_slices(image[channel], file.name)
                     if case.label is not None:
                         look.judge_against_label(image[channel], lying.read_voxels, file.name)
         return LoadedCase(image, label, concepts, lying.affine)

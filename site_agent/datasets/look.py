@@ -18,6 +18,8 @@ from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.description import MOST_LABEL
 from site_agent.datasets.nifti import require_room
 
+MOST_LOST, _LEAST_DRAWN = 3, 3
+"""Slices of a gap that is a loss, at most; how many times as many have to have contrast (dots in a test have less)."""
 LEAST_MM, MOST_MM = 0.005, 100.0
 """Edges of a voxel between which a body is imaged: from micro-CT to a scout's slices."""
 MOST_LEAN = 0.5
@@ -69,6 +71,23 @@ def judge_values(image: FloatArray, name: str = "") -> None:
     if max(-low, high) > MOST_VALUE:
         what = f"holds {max(-low, high):.3g}: normalised it would be no number (at most {MOST_VALUE:g})"
         raise CaseError(Reason.NOT_FINITE, what, where=name, advice="Set what is no tissue to 0, or export it again")
+
+
+def judge_slices(image: FloatArray, name: str) -> None:
+    """Raise CaseError where up to `MOST_LOST` slices of one value lie between slices that have contrast: lost on their
+    way, and filled up. What lies beyond a body (masked, cropped) is no such gap.
+
+    Args:
+        image: (X, Y, Z): along the last axis, as scanners' slices are stored.
+    """
+    flat = image.min(axis=(0, 1)) == image.max(axis=(0, 1))
+    drawn = np.flatnonzero(~flat)
+    gaps = np.diff(drawn) - 1
+    lost = np.flatnonzero((gaps > 0) & (gaps <= MOST_LOST))
+    if lost.size and drawn.size >= _LEAST_DRAWN * gaps[lost].sum():
+        first = int(drawn[lost[0]]) + 2
+        what = f"slice {first} of {image.shape[2]} holds one value, and those around it do not"
+        raise CaseError(Reason.MISSING_SLICES, what, where=name, advice="Export it again: slices were lost on the way")
 
 
 def judge_against_label(image: FloatArray, read_label: Callable[[], npt.NDArray[Any]], name: str) -> None:

@@ -205,7 +205,7 @@ def _show_labels(labels: dict[int, str]) -> str:
 def _rules_of_verdict(layout: layouts.Layout, channels: Sequence[str], preprocessing: Preprocessing | None) -> str:
     """What a verdict depends on beside the files: another mapping or other channels, another verdict."""
     made = "" if preprocessing is None else preprocessing.model_dump_json()
-    return f"3|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}|{layout.four_dimensional}|{made}"
+    return f"4|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}|{layout.four_dimensional}|{made}"
 
 
 def _digest_case(loaded: LoadedCase, vault: Vault | None) -> Content:

@@ -283,6 +283,20 @@ def test_pixdim_and_an_sform_of_other_voxels_leave_out_their_case(tmp_path: Path
     assert len(survey(tmp_path).cases) == 2
 
 
+@pytest.mark.parametrize(("lost", "used"), [((4,), False), ((3, 4), False), ((0, 1), True), ((6, 7), True)])
+def test_slices_that_were_lost_inside_and_filled_up_leave_out_their_case(
+    lost: tuple[int, ...], used: bool, tmp_path: Path
+) -> None:
+    other = save_pair(tmp_path)
+    voxels = make_image()
+    voxels[..., list(lost)] = 0
+    save_image(other / IMAGE, voxels)
+    found = survey(tmp_path)
+    assert (OTHER in [case.key for case in found.cases]) is used
+    assert used or found.left_out == {Reason.MISSING_SLICES: 1}
+    assert used or f"slice {lost[0] + 1} of 8" in found.details[0].text
+
+
 def test_a_file_without_sform_and_qform_is_as_large_as_pixdim_says(tmp_path: Path) -> None:
     other = save_pair(tmp_path)
     for file in (IMAGE, LABEL):

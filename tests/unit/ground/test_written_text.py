@@ -87,6 +87,7 @@ def test_lines_end_as_any_system_ends_them_and_comments_begin_after_a_space_alon
 def test_toml_says_which_letter_no_keyboard_gives() -> None:
     for text, said in (
         ("a = 1\nb = “x”\n", "Line 2 has a typographic quote"),
+        ('a = 1\npath = "C:\\data"\n', "Line 2 has a backslash"),
         ("a\u00a0= 1\n", "Line 1 has an invisible letter (U+00A0, no-break space)"),
         ("a = 1\n\u200bb = 2\n", "Line 2 has an invisible letter (U+200B, zero width space)"),
     ):

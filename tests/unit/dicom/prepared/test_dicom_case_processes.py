@@ -61,9 +61,11 @@ from messages.reasons import Reason
 from site_agent.dicom.config import Labels
 from site_agent.dicom.preparing.cleaning import Cleaners, Rules
 from site_agent.dicom.preparing.pool import Makers
-from test_dicom_case_processes import task
+from site_agent.dicom.preparing.making import CaseTask
+from dicom_rig import SECRET, settings
+from pathlib import Path
 with Makers(2, lambda: None) as makers:
-    (made,) = makers.give_task(task("one"))
+    (made,) = makers.give_task(CaseTask(Path("p"), settings(Path("p")), "s", "p", "print", {}, {}, {}, SECRET))
 said = str(made[1].reason)
 cleaners = Cleaners(Rules(bytes(32), Labels(concepts={"t": {"names": ("t",)}}), ()))
 cleaners.open(2)
