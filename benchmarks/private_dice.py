@@ -57,7 +57,7 @@ def describe_experiment(options: argparse.Namespace, side: str) -> dict[str, Any
         plain["privacy"] = {"dp": dp | {"epsilon_max": 8.0}}
     if side == "shared":
         plain["privacy"]["secure_aggregation"] = "masks"
-        plain["privacy"]["dp"] |= {"noise": "shared"}
+        plain["privacy"]["dp"] |= {"noise": "shared", "colluding": 1}  # as sites allow for by default
     return plain
 
 

@@ -169,6 +169,8 @@ def _find_unnoised(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
 
 def _find_unshared(experiment: Experiment, dp: DifferentialPrivacy) -> str | None:
     """Why the sum of all sites' whole numbers would not be a step of the one that the noise is for, in words."""
+    from messages.secure.shared import LEAST_DEVIATION, find_deviation, find_room
+
     training, plan, shared = experiment.training, experiment.plan, 'noise = "shared"'
     optimizer = training.optimizer
     if experiment.privacy.secure_aggregation != "masks":
@@ -178,6 +180,10 @@ def _find_unshared(experiment: Experiment, dp: DifferentialPrivacy) -> str | Non
             f"of the {experiment.least_sites} sites of the least sum, colluding = {dp.colluding} leaves fewer than "
             f'{LEAST_ADDING} that add noise: write a smaller number, or noise = "own"'
         )
+    if find_deviation(dp, experiment.least_sites) < LEAST_DEVIATION:
+        return f"noise_multiplier = {dp.noise_multiplier:g} is too little to share among so many: write a larger one"
+    if find_room(dp, len(experiment.sites)) < 2 * len(experiment.sites):
+        return f"noise_multiplier = {dp.noise_multiplier:g} of so many sites fills 32 bits: write a smaller one"
     if plan.weight_by != "equal":
         return f"under {shared} no site's noise weighs more than another's: write plan.weight_by = \"equal\""
     if experiment.privacy.update_norm_max is not None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SHARED_UNITS = 2**16
 """The clipping norm, in steps of the grid: the words leave room for 2^15 times that."""
+LEAST_DEVIATION = 2**8
+"""Of one site's part, in steps of the grid: below it the sum of discrete Gaussians is not taken for one."""
 _TAIL = 12.0
 """Deviations beyond which no noise is (1e-32)."""
 
@@ -54,8 +56,12 @@ def find_most(experiment: Experiment) -> int | None:
     dp, sites = experiment.privacy.dp, len(experiment.sites)
     if dp is None or not dp.is_shared or dp.by_site:
         return None
-    noise = _TAIL * dp.noise_multiplier * math.sqrt(sites)
-    return int((2**31 / SHARED_UNITS - noise) / sites) - 1
+    return int(find_room(dp, sites) / sites) - 1
+
+
+def find_room(dp: DifferentialPrivacy, sites: int) -> float:
+    """How long what so many sites protect may be in the sum, in clipping norms; 0 and less: their noise fills it."""
+    return 2**31 / SHARED_UNITS - _TAIL * dp.noise_multiplier * math.sqrt(sites)
 
 
 def find_shared_arrival(dp: DifferentialPrivacy, sites: int, announced: int, step: float) -> Arrival:

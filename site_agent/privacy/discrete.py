@@ -17,10 +17,9 @@ from decimal import Context, Decimal
 import numpy as np
 from numpy.typing import NDArray
 
+from messages.secure.shared import LEAST_DEVIATION
 from site_agent.privacy.keys import derive_part, open_stream
 
-LEAST_DEVIATION = 2**8
-"""In steps of the grid: below it the sum of discrete Gaussians is not taken for one."""
 MOST_DEVIATION = 2**40
 _DIGITS = Context(prec=60)
 _MORE_BITS = 128

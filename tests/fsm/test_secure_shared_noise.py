@@ -11,6 +11,9 @@ from secure_consortium import MODEL, PRIVACY, count_training, digests_of, run_se
 from signed_consortium import THREE
 from virtual_consortium import CASES, VirtualConsortium, read_events
 
+from coordinator.record.journal import open_readonly
+from coordinator.record.replay import Status, replay
+from coordinator.work.blobs import Blobs
 from messages import kinds
 from messages.experiment import Experiment
 from messages.secure.shared import SHARED_UNITS
@@ -57,6 +60,15 @@ def test_the_model_moves_by_the_sum_of_all_words_over_the_announced_patients(sha
     seed = seed_of(shared)
     first = step(MODEL, 1, seed)
     assert digests_of(shared) == [arrays_digest(first), arrays_digest(step(first, 2, seed))]
+
+
+def test_replay_takes_the_same_steps_again(shared: VirtualConsortium, folder: Path) -> None:
+    assert isinstance(shared, VirtualConsortium)
+    place = folder / "coordinator"
+    steps = list(replay(open_readonly(place), Blobs(place / "blobs")))
+    assert [one.problem for one in steps if not one.agrees] == []
+    checks = [one.aggregate for one in steps if one.aggregate is not None]
+    assert [(one.round, one.status, one.agrees) for one in checks] == [(n, Status.RECOMPUTED, True) for n in (1, 2)]
 
 
 def test_where_a_site_is_the_unit_the_model_moves_by_the_mean_of_all_and_a_round_is_one_step(tmp_path: Path) -> None:

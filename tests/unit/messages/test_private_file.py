@@ -62,10 +62,19 @@ def shared(dp: dict[str, Any] | None = None, privacy: dict[str, Any] | None = No
     return private(**SHARED) | {"privacy": said} | sections
 
 
+MANY = {"sites": [f"site-{n}" for n in range(20)], "quorum": {"least_sites": 20}}
+
+
 @pytest.mark.parametrize(
     ("dp", "sections", "words"),
     [
         ({}, {"privacy": {"secure_aggregation": False}}, 'write secure_aggregation = "masks"'),
+        ({"noise_multiplier": 1e-3}, {}, "is too little to share"),
+        (
+            {"noise_multiplier": 1000.0},
+            MANY,
+            "fills",
+        ),
         ({"unit": "site"}, {}, "each site is in each round, so write 1"),
         ({"colluding": 2}, {}, "leaves fewer than 2 that add noise"),
         ({}, {"training": SHARED["training"] | {"local_steps": 2}}, "training.local_steps = 1"),
