@@ -186,14 +186,15 @@ class Web:
         now = self._wall()
         plain = Sheet(
             escape_controls(sheet.title), escape_controls(sheet.lead), (), sheet.heard_at,
-            tuple(map(escape_controls, sheet.trouble)), sheet.links,
+            tuple(map(escape_controls, sheet.trouble)),
+            tuple((one, escape_controls(words)) for one, words in sheet.links),
         )  # fmt: skip
         return self._pages.get_template("page.html").render(
             sheet=plain,
             sections=sheet.shown_sections(),
             fresh=sheet.is_fresh(now) or not stream,
             age=sheet.tell_age(now),
-            who=self._face.name,
+            who=escape_controls(self._face.name),
             stream=stream,
             made=human_moment(now),
             orders=self._desk is not None,
