@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from html import escape
 
 from deploy.report.curves import Line, draw_chart
 from deploy.story.story import ExperimentStory
 
+_PLOTTER = threading.Lock()
+"""The plotter's settings are the process's: one draws at a time."""
 MOST_POINTS = 60
 MOST_LINES = 8
 """Of sites: with more, the lowest, those in the middle, and the highest of the last round stand for all."""
@@ -76,7 +79,8 @@ def thin_out(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> li
 def draw_strict(title: str, x: str, y: str, lines: Sequence[Line], most: float | None) -> str:
     """A chart without a `style`: a policy without `unsafe-inline` (W3C CSP 3, style-src-attr) bars it."""
     short = [_line_of(one) for one in lines]
-    return move_styles(draw_chart(title, x, y, short, most=most))
+    with _PLOTTER:
+        return move_styles(draw_chart(title, x, y, short, most=most))
 
 
 def _line_of(one: Line) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -18,10 +19,11 @@ from deploy.cli.words import (
     waiting_words,
 )
 from deploy.console import format_moment, format_score
-from deploy.page.charts import draw_curves
+from deploy.page.charts import draw_curves, draw_strict
 from deploy.page.consortium import CLOCK_OFF, ConsortiumFollower
 from deploy.page.sheet import Section, Sheet, make_link, make_list
 from deploy.report.comparing import HEAD, comparison_rows, render_comparison_page
+from deploy.report.curves import Line
 from deploy.report.doubts import doubts_section
 from deploy.report.html import NOTHING, make_definitions, make_table
 from deploy.report.matrix import matrix_section
@@ -55,6 +57,8 @@ class ResearcherFace:
     ) -> None:
         self.name, self._follower, self._close, self._broken, self._clock = name, follower, close, broken, clock
         self._curves: dict[str, tuple[object, str]] = {}
+        # To load the plotter takes a second: not the first reader's.
+        threading.Thread(target=draw_strict, args=("-", "-", "-", [Line("-", [0], [0])], None), daemon=True).start()
 
     def close(self) -> None:
         self._close()

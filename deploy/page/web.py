@@ -91,7 +91,7 @@ class Web:
         )
         self._pages.filters["plain"] = escape_controls
         self._drawn: dict[tuple[str, tuple[str, ...]], tuple[float, Sheet | None]] = {}
-        self._streams = 0
+        self._streams = 0  # open ones
         self.ending = False
         self._own = {
             "page.css": ("text/css", STYLE + (HERE / "static" / "page.css").read_text()),

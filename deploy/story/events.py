@@ -153,17 +153,21 @@ def _round_accepted(story: ExperimentStory, event: Event, body: kinds.RoundAccep
 
 
 def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsReady) -> ExperimentStory:
+    # What a site says again in each round is kept once: thousands of updates are held.
+    known = story.sites.get(event.sender)
+    cases = known.cases if known is not None and known.cases == body.cases else body.cases
+    platform = known.platform if known is not None and known.platform == body.platform else body.platform
     update = UpdateStory(
         event.sender,
         body.cases_used,
-        body.cases,
+        cases,
         body.epochs,
         body.steps,
         body.loss,
         body.seconds,
         body.validation,
         body.transfer.manifest.nbytes,
-        body.platform,
+        platform,
         event.time,
     )
     one = story.round_or_new(event.round)
