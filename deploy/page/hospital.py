@@ -118,7 +118,8 @@ class HospitalFace:
         hours = "" if answer["within_hours"] else outside_hours(answer)
         more = f"; {count_noun(waits, 'experiment')} awaits your approval" if waits == 1 else ""
         more = f"; {waits} experiments await your approval" if waits > 1 else more
-        return f"{answer['state']}{hours}, broker {answer['broker']}{more}"
+        past = "when it was last heard: " if self._status.trouble else ""
+        return f"{past}{answer['state']}{hours}, broker {answer['broker']}{more}"
 
     def _trouble(self) -> tuple[str, ...]:
         answer, told = self._status.found, []
@@ -237,5 +238,5 @@ class HospitalFace:
             return "<p>Nothing has left this site.</p>"
         total = human_bytes(sum(one.bytes for one in entries))
         caption = f"The last {len(rows)} of {len(entries)} entries, {total} in all"
-        head = ["time", "experiment", "round", "what", "bytes", "digest", ""]
+        head = ["time", "experiment", "round", "what", "bytes", "digest", "receipt"]
         return make_table(caption, head, rows, words={1, 3, 5, 6})

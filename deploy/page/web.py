@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deploy.page.gate import Gate, Visit
+from deploy.page.gate import SESSION_SECONDS, Gate, Visit
 from deploy.page.sheet import Face, Section, Sheet
 from deploy.report.page import STYLE
 from messages.ground.errors import KonsilError
@@ -131,7 +131,14 @@ class Web:
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>Konsil</title>'
             '<meta http-equiv="refresh" content="0;url=/"><p><a href="/">To the page</a></p></html>'
         )
-        answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=self._settings.scheme == "https")
+        answer.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=int(SESSION_SECONDS),
+            httponly=True,
+            samesite="strict",
+            secure=self._settings.scheme == "https",
+        )
         return answer
 
     async def _open_by_link(self, request: Request) -> Response:

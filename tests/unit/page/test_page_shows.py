@@ -61,6 +61,7 @@ def test_a_sites_page_ages_from_when_its_agent_stops_and_says_why(hospital: Hosp
     page = browser.get("/").text
     assert '<body class="stale">' in page
     assert "The agent does not answer" in page
+    assert "when it was last heard: idle" in page
 
 
 def test_an_operators_page_ages_from_when_the_coordinator_lets_go_of_its_journal(tmp_path: Path) -> None:
