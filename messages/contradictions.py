@@ -84,13 +84,23 @@ def find_contradictions(by_site: Mapping[str, SplitScores], reader: ScoreReader)
             for site, scores in sorted(by_site.items())
             if (score := scores.metrics.get(reader.metric, {}).get(target)) is not None and score.n
         }
-        found += [one for site in told if (one := _compare_site(site, target, told)) is not None]
+        found += [one for site in _find_low(told) if (one := _compare_site(site, target, told)) is not None]
     counts = {one.site: sum(other.site == one.site for other in found) for one in found}
     scored = len(reader.targets)
     return tuple(
         Contradiction(one.site, one.target, one.mean, one.n, one.others, alone=counts[one.site] < scored)
         for one in sorted(found, key=lambda one: one.key)
     )
+
+
+def _find_low(told: Mapping[str, ScoreSums]) -> list[str]:
+    """Sites so far below that they may contradict: each is compared with all, so that only few should be.
+
+    The median of the others is at most the value one place above the middle of all.
+    """
+    means = sorted(score.mean or 0.0 for score in told.values())
+    most = means[min(len(means) - 1, len(means) // 2 + 1)] if means else 0.0
+    return [site for site, score in told.items() if most - (score.mean or 0.0) >= min(GAP, GAP_OF_TWO)]
 
 
 def _compare_site(site: str, target: str, told: Mapping[str, ScoreSums]) -> Contradiction | None:

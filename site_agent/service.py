@@ -246,7 +246,12 @@ class Agent:
             workshop=self._workshop, relay=self._relay, post=self.post_work, clock=self._clock,
         )  # fmt: skip
         self._orders = Orders(
-            steps=self._steps, errands=self._errands, post=self.post_work, status=self.make_status, clock=self._clock
+            steps=self._steps,
+            errands=self._errands,
+            post=self.post_work,
+            status=self.make_status,
+            clock=self._clock,
+            note=lambda what, name, login: self.spool.note_order(self._clock.wall(), what, name, login),
         )
         self._upkeep = Upkeep(
             steps=self._steps,

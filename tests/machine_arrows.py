@@ -127,6 +127,7 @@ def _site_inputs() -> Iterator[Any]:
     yield site.accepted(verdict=site.PolicyVerdict(by_hand=True))
     yield site.accepted(verdict=site.PolicyVerdict(Reason.NOT_ALLOWED))
     yield s.Approved("e")
+    yield s.TurnedDown("e")
     yield site.PREPARED
     yield replace(site.PREPARED, lack=Reason.TOO_FEW_CASES)
     yield site.round_start(1)

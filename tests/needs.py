@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from importlib.util import find_spec
 
@@ -25,6 +26,14 @@ def need_orthanc() -> None:
         find_orthanc()
     except Missing as error:
         lacks(str(error))
+
+
+def find_chromium() -> str:
+    """A real browser."""
+    found = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+    if found is None:
+        lacks("no Chromium is installed")
+    return str(found)
 
 
 def need_module(name: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator.core import inputs as i
 from coordinator.core.evolve import fold_decisions
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
@@ -69,14 +70,18 @@ class Overview:
             yield from (f"  {one}" for one in self.last_aside[-LAST:])
 
 
-def look_at_journal(folder: Path) -> Overview:
-    """Read a coordinator's journal, which may be broken, or in use. RequestError: there is none."""
+def look_at_journal(folder: Path, see_step: Callable[[Entry, i.AnyInput], None] | None = None) -> Overview:
+    """Read a coordinator's journal, which may be broken, or in use. RequestError: there is none.
+
+    Args:
+        see_step: is shown each step on the way, with what was given.
+    """
     seen = Overview(folder)
     states: dict[str, ExperimentState] = {}
     try:
         for entry in open_readonly(folder):
             seen.entries = entry.number
-            _take_entry(seen, states, entry)
+            _take_entry(seen, states, entry, see_step)
     except LogBroken as error:
         head = read_head(folder / "journal.sqlite")
         found = examine_file(folder / "journal.sqlite", head=head[0] if head else 0)
@@ -88,7 +93,12 @@ def look_at_journal(folder: Path) -> Overview:
     return seen
 
 
-def _take_entry(seen: Overview, states: dict[str, ExperimentState], entry: Entry) -> None:
+def _take_entry(
+    seen: Overview,
+    states: dict[str, ExperimentState],
+    entry: Entry,
+    see_step: Callable[[Entry, i.AnyInput], None] | None,
+) -> None:
     if entry.type == TERM:
         seen.term = int(str(_read_body(entry).get("term", 0)))
     elif entry.type == ASIDE:
@@ -98,7 +108,10 @@ def _take_entry(seen: Overview, states: dict[str, ExperimentState], entry: Entry
         _who, what = story.tell_entry(entry)
         seen.last_aside = [*seen.last_aside[-LAST:], f"entry {entry.number}: {what}"]
     elif entry.type == STEP:
-        state = fold_decisions(states.get(entry.experiment), read_step(entry)[1])
+        given, decided = read_step(entry)
+        if see_step is not None:
+            see_step(entry, given)
+        state = fold_decisions(states.get(entry.experiment), decided)
         if state is not None:
             states[entry.experiment] = state
 

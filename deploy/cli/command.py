@@ -28,10 +28,15 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class CommandPart:
-    """One sub-command: `app` in `module`, which may be a typer app or a function."""
+    """One sub-command: `app` in `module`, which may be a typer app or a function.
+
+    Attributes:
+        more: commands of it that rooms above `module` bring: name, module, function.
+    """
 
     module: str
     help: str
+    more: tuple[tuple[str, str, str], ...] = ()
 
 
 PARTS: dict[str, CommandPart] = {
@@ -46,11 +51,14 @@ PARTS: dict[str, CommandPart] = {
     "experiment": CommandPart(
         "deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."
     ),
+    "page": CommandPart("deploy.page.cli", "What happens, live in a browser: experiments; sites, alarms, journal."),
     "predict": CommandPart("deploy.predict.cli", "Use a trained model: masks, probabilities or numbers of images."),
     "privacy": CommandPart("deploy.privacy.cli", "Privacy put to the test: the noise that a file claims, an update."),
     "audit": CommandPart("deploy.cli.audit", "Replay, verify and export the event log."),
     "site": CommandPart(
-        "deploy.site.cli", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
+        "deploy.site.cli",
+        "The site agent: what would stop it, what it trains on, run it, see what it does, pause it.",
+        more=(("page", "deploy.page.cli", "site_page"),),
     ),
     "coordinator": CommandPart("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
     "provision": CommandPart(
@@ -131,6 +139,8 @@ def build_parser(arguments: Sequence[str]) -> typer.Typer:
         if name == asked:
             found = importlib.import_module(part.module).app
             if isinstance(found, typer.Typer):
+                for command, module, function in part.more:
+                    found.command(command)(getattr(importlib.import_module(module), function))
                 app.add_typer(found, name=name, help=part.help)
             else:
                 app.command(name)(found)

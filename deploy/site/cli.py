@@ -257,7 +257,7 @@ def ledger(
     is what `konsil audit compare` holds against the coordinator's log.
     """
     from site_agent.config import read_config
-    from site_agent.disk.ledger import read_ledger
+    from site_agent.disk.ledger import read_ledger, read_orders
 
     day = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
     site = read_config(config).site
@@ -266,6 +266,7 @@ def ledger(
     if as_json:
         about = {"site": site.name, "consortium": site.consortium, "taken": time.time(), "since": day}
         about["experiment"] = experiment
+        about["orders"] = [asdict(one) for one in read_orders(site.state) if one.time >= day]
         emit_json({**about, "ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
         return
     if not entries:

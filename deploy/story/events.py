@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from deploy.story.changing import change_fields
 from deploy.story.parts import Exchange, RoundStory, SiteStory, StatisticsStory, UpdateStory, late_words
 from deploy.story.story import ExperimentStory
 from messages import kinds
@@ -20,8 +20,10 @@ def _tell_accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentA
     try:
         experiment = Experiment.model_validate(body.experiment)
     except ValidationError:  # written by a newer version: the rest of the story still reads
-        return replace(story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time)
-    return replace(
+        return change_fields(
+            story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time
+        )
+    return change_fields(
         story,
         phase="recruiting" if story.phase == "unknown" else story.phase,
         experiment=experiment,
@@ -34,7 +36,7 @@ def _tell_accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentA
 
 def _tell_refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRefused) -> ExperimentStory:
     # A second start of a running experiment may be refused (id-taken): the one that runs is not touched by it.
-    return replace(story, phase="refused", reason=body.reason) if story.phase == "unknown" else story
+    return change_fields(story, phase="refused", reason=body.reason) if story.phase == "unknown" else story
 
 
 def _with_standing(story: ExperimentStory, site: str, state: str, **more: Any) -> ExperimentStory:
@@ -65,28 +67,28 @@ def _tell_excluded(story: ExperimentStory, event: Event, body: kinds.SiteExclude
 
 def _statistics_start(story: ExperimentStory, event: Event, body: kinds.StatisticsStart) -> ExperimentStory:
     asked = story.statistics or StatisticsStory(event.time)
-    asked = replace(asked, started=event.time, sites=tuple(body.sites), within=body.within)
-    return replace(story, phase=story.phase if story.over else "running", statistics=asked)
+    asked = change_fields(asked, started=event.time, sites=tuple(body.sites), within=body.within)
+    return change_fields(story, phase=story.phase if story.over else "running", statistics=asked)
 
 
 def _statistics_ready(story: ExperimentStory, event: Event, body: kinds.StatisticsReady) -> ExperimentStory:
     asked = story.statistics or StatisticsStory(event.time)
-    return replace(story, statistics=replace(asked, told={**asked.told, event.sender: body}))
+    return change_fields(story, statistics=change_fields(asked, told={**asked.told, event.sender: body}))
 
 
 def _statistics_pooled(story: ExperimentStory, event: Event, body: kinds.StatisticsPooled) -> ExperimentStory:
     """The experiment reads as it is configured from then on; one that asked for nothing else is complete."""
-    found = replace(story.statistics or StatisticsStory(event.time), pooled=body)
+    found = change_fields(story.statistics or StatisticsStory(event.time), pooled=body)
     experiment = story.experiment
     if experiment is not None and not experiment.plan.trains:
-        return replace(story, statistics=found, phase="complete", ended=event.time)
+        return change_fields(story, statistics=found, phase="complete", ended=event.time)
     if experiment is not None and body.configuration is not None and experiment.measures_first:
         experiment = configure_experiment(experiment, body.configuration)
-    return replace(story, statistics=found, experiment=experiment)
+    return change_fields(story, statistics=found, experiment=experiment)
 
 
 def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -> ExperimentStory:
-    return replace(
+    return change_fields(
         story,
         phase=story.phase if story.over else "running",
     ).with_round(
@@ -127,7 +129,7 @@ def _secure_answer(story: ExperimentStory, event: Event, body: kinds.Body) -> Ex
     known = story.step_of(event.round).exchange
     if known is None:
         return story
-    return story.with_step(event.round, exchange=replace(known, told=known.told | {event.sender}))
+    return story.with_step(event.round, exchange=change_fields(known, told=known.told | {event.sender}))
 
 
 def _round_void(story: ExperimentStory, event: Event, body: kinds.RoundVoid) -> ExperimentStory:
@@ -151,17 +153,21 @@ def _round_accepted(story: ExperimentStory, event: Event, body: kinds.RoundAccep
 
 
 def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsReady) -> ExperimentStory:
+    # What a site says again in each round is kept once: thousands of updates are held.
+    known = story.sites.get(event.sender)
+    cases = known.cases if known is not None and known.cases == body.cases else body.cases
+    platform = known.platform if known is not None and known.platform == body.platform else body.platform
     update = UpdateStory(
         event.sender,
         body.cases_used,
-        body.cases,
+        cases,
         body.epochs,
         body.steps,
         body.loss,
         body.seconds,
         body.validation,
         body.transfer.manifest.nbytes,
-        body.platform,
+        platform,
         event.time,
     )
     one = story.round_or_new(event.round)
@@ -173,7 +179,9 @@ def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsRead
 def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
     if event.round == 0:
         asked = story.statistics or StatisticsStory(event.time)
-        return replace(story, statistics=replace(asked, failures={**asked.failures, event.sender: body.reason}))
+        return change_fields(
+            story, statistics=change_fields(asked, failures={**asked.failures, event.sender: body.reason})
+        )
     return story.with_step(event.round, failures={**story.step_of(event.round).failures, event.sender: body.reason})
 
 
@@ -192,12 +200,12 @@ def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundCompl
 
 
 def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.EvaluationStart) -> ExperimentStory:
-    return replace(
+    return change_fields(
         story,
         phase=story.phase if story.over else "evaluating",
         candidates={**story.candidates, **body.digests()},
         asked=frozenset(body.digests()),
-        evaluation=replace(
+        evaluation=change_fields(
             story.evaluation or RoundStory(event.round),
             number=event.round,
             started=event.time,
@@ -211,11 +219,11 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
 def _tell_evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
     scores: dict[str, kinds.ModelScores] = dict(body.scores.items())
     known = story.evaluations.get(event.sender, {})
-    return replace(story, evaluations={**story.evaluations, event.sender: {**known, **scores}})
+    return change_fields(story, evaluations={**story.evaluations, event.sender: {**known, **scores}})
 
 
 def _tell_complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComplete) -> ExperimentStory:
-    return replace(
+    return change_fields(
         story,
         phase="complete",
         ended=event.time,
@@ -233,19 +241,19 @@ def _tell_complete(story: ExperimentStory, event: Event, body: kinds.ExperimentC
 
 
 def _tell_failed(story: ExperimentStory, event: Event, body: kinds.ExperimentFailed) -> ExperimentStory:
-    return replace(story, phase="failed", reason=body.reason, ended=event.time)
+    return change_fields(story, phase="failed", reason=body.reason, ended=event.time)
 
 
 def _tell_aborted(story: ExperimentStory, event: Event, body: kinds.ExperimentAborted) -> ExperimentStory:
-    return replace(story, phase="aborted", reason=body.reason, ended=event.time)
+    return change_fields(story, phase="aborted", reason=body.reason, ended=event.time)
 
 
 def _tell_paused(story: ExperimentStory, event: Event, body: kinds.ExperimentPaused) -> ExperimentStory:
-    return replace(story, phase="paused", reason=body.reason, resumes_to=story.phase)
+    return change_fields(story, phase="paused", reason=body.reason, resumes_to=story.phase)
 
 
 def _tell_resumed(story: ExperimentStory, event: Event, body: kinds.ExperimentResumed) -> ExperimentStory:
-    return replace(story, phase=story.resumes_to, reason=None) if story.phase == "paused" else story
+    return change_fields(story, phase=story.resumes_to, reason=None) if story.phase == "paused" else story
 
 
 def _note_only(story: ExperimentStory, event: Event, body: kinds.Body) -> ExperimentStory:
@@ -304,7 +312,12 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
     body, number = event.body, event.round
     step = "the evaluation" if planned is not None and number > planned else f"round {number}"
     step = "the statistics" if number == 0 else step
-    match body:
+    match body:  # the most frequent ones first
+        case kinds.RoundAccepted():
+            return f"takes on {step}"
+        case kinds.WeightsReady():
+            loss = "" if body.loss is None else f", loss {body.loss:.4f}"
+            return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
         case kinds.ExperimentAccepted():
             return f"accepted for {body.researcher} (file {body.digest[:12]})"
         case kinds.Declined() if body.cases is not None:
@@ -335,9 +348,6 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             new = [site for site in body.sites if site not in going]
             more = "".join(f"; {site} goes on with round {base}" for site, base in sorted(going.items()))
             return f"round {number} {verb} with {', '.join(new) or 'nobody new'}{more}"
-        case kinds.WeightsReady():
-            loss = "" if body.loss is None else f", loss {body.loss:.4f}"
-            return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
         case kinds.RoundFailed():
             return f"{step} failed: {body.reason}"
         case kinds.RoundComplete():
@@ -346,8 +356,6 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             return f"round {number} closed with {took}{left}: {body.model_digest[:12]}"
         case kinds.ExperimentComplete():
             return f"complete: model {body.model.model_digest[:12]} of round {body.model_round}"
-        case kinds.RoundAccepted():
-            return f"takes on {step}"
         case kinds.EvaluationStart():
             what = "the evaluation" if body.combined is None else "the evaluation of the ensemble"
             return f"{what} started with {', '.join(body.sites)}"

@@ -38,7 +38,7 @@ class LiveSite:
     bytes_up: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SiteStory:
     """One invited site. `state`: invited, joined, declined, leaving, excluded."""
 
@@ -73,7 +73,7 @@ class UpdateStory:
     """The site's clock, seconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exchange:
     """A step of a secure round.
 
@@ -89,7 +89,7 @@ class Exchange:
     told: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RoundStory:
     """One round. `state`: open, complete, void."""
 
@@ -176,7 +176,7 @@ def late_words(staleness: Mapping[str, int] | None, site: str) -> str:
     return f" from {late} round{'' if late == 1 else 's'} earlier" if late else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StatisticsStory:
     """Statistics of training cases that the experiment began with.
 

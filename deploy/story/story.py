@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from immutables import Map
 
+from deploy.story.changing import change_fields
 from deploy.story.moments import Moments
 from deploy.story.parts import RoundStory, SiteStory, StatisticsStory, TestScores, ValidationPoint, Waiting
 from messages import kinds
@@ -35,7 +36,7 @@ def pool_sound(reader: ScoreReader, reports: Iterable[SplitScores]) -> SplitScor
 ENDS = ("complete", "failed", "aborted", "refused")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExperimentStory:
     """Everything that is known of one experiment.
 
@@ -324,17 +325,17 @@ class ExperimentStory:
 
     def with_site(self, name: str, **changes: Any) -> ExperimentStory:
         """The story with something else known of a site."""
-        site = replace(self.sites.get(name, SiteStory(name)), **changes)
-        return replace(self, sites={**self.sites, name: site})
+        site = change_fields(self.sites.get(name) or SiteStory(name), **changes)
+        return change_fields(self, sites={**self.sites, name: site})
 
     def with_round(self, number: int, **changes: Any) -> ExperimentStory:
         """The story with something else known of a round."""
-        one = replace(self.rounds.get(number, RoundStory(number)), **changes)
-        return replace(self, rounds=self.rounds.set(number, one))
+        one = change_fields(self.round_or_new(number), **changes)
+        return change_fields(self, rounds=self.rounds.set(number, one))
 
     def round_or_new(self, number: int) -> RoundStory:
         """A round, empty where nothing is known of it."""
-        return self.rounds.get(number, RoundStory(number))
+        return self.rounds.get(number) or RoundStory(number)
 
     def is_evaluation(self, number: int) -> bool:
         """Whether an event's round is the final evaluation: the round after the last."""
@@ -345,7 +346,7 @@ class ExperimentStory:
         """The story with something else known of a round, or of the final evaluation."""
         if not self.is_evaluation(number):
             return self.with_round(number, **changes)
-        return replace(self, evaluation=replace(self.step_of(number), **changes))
+        return change_fields(self, evaluation=change_fields(self.step_of(number), **changes))
 
     def step_of(self, number: int) -> RoundStory:
         """A round or the final evaluation, empty where nothing is known of it."""
@@ -355,7 +356,7 @@ class ExperimentStory:
 
     def with_alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
         if sender == COORDINATOR:
-            return replace(self, coordinator_at=now, coordinator_state=body.state)
+            return change_fields(self, coordinator_at=now, coordinator_state=body.state)
         if sender not in self.sites:
             return self
         live = replace(

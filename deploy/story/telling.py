@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
+from deploy.story.changing import change_fields
 from deploy.story.events import HANDLERS, event_sentence
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
@@ -30,7 +30,7 @@ def tell_event(story: ExperimentStory, event: Event, now: float | None = None) -
     told = handler(story, event, event.body)
     sentence = event_sentence(event, told.rounds_planned)
     moment = Moment(event.time, event.sender, sentence)
-    return replace(told, seen=told.seen.set(event.id, True), moments=told.moments.add_moment(moment))
+    return change_fields(told, seen=told.seen.set(event.id, True), moments=told.moments.add_moment(moment))
 
 
 def tell_all(story: ExperimentStory, events: Iterable[Event]) -> ExperimentStory:

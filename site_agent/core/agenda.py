@@ -44,6 +44,7 @@ from site_agent.core.inputs import (
     Switched,
     TrainerDied,
     TrainerFailed,
+    TurnedDown,
     UpdateLost,
     UpdateMasked,
 )
@@ -53,8 +54,9 @@ from site_agent.core.secure.state import TrainedInside
 from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
-    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, CasesMeasured, TrainerFailed, TrainerDied, PartBroken,
-    ChunksSent, UpdateLost, Receipted, Retried, Distrusted, TrainedInside, SecureAnswered, SecureRefused, UpdateMasked,
+    Approved, TurnedDown, Prepared, ModelReady, NoSpace, Trained, Scored, CasesMeasured, TrainerFailed, TrainerDied,
+    PartBroken, ChunksSent, UpdateLost, Receipted, Retried, Distrusted, TrainedInside, SecureAnswered, SecureRefused,
+    UpdateMasked,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -178,6 +180,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)
 
     row((Phase.AWAITING,), Approved, h.take_approved)
+    row((Phase.AWAITING,), TurnedDown, h.take_turned_down)
     row((Phase.PREPARING,), Prepared, h.take_prepared)
     row((Phase.IDLE, Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.EVALUATING), Prepared, h.prepared_again)
     row(_MASKED, SecureAnswered, secure.take_answered)

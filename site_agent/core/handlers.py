@@ -48,6 +48,7 @@ from site_agent.core.inputs import (
     Switched,
     TrainerDied,
     TrainerFailed,
+    TurnedDown,
     UpdateLost,
 )
 from site_agent.core.jobs import Agenda, Job, Phase, Trained, event_of, experiment_of, must_mask
@@ -62,6 +63,12 @@ from site_agent.core.steps import is_well_named, named_models, opening_of
 def take_approved(agenda: Agenda, job: Job, given: Approved) -> Decisions:
     """The operator approved the experiment by hand. Records `Prepare`."""
     return (Prepare(job.experiment),)
+
+
+@handles(TurnedDown)
+def take_turned_down(agenda: Agenda, job: Job, given: TurnedDown) -> Decisions:
+    """The operator declined the experiment by hand. Records `Decline`: the site's rules say so, through a person."""
+    return (Decline(job.experiment, Reason.NOT_ALLOWED),)
 
 
 @handles(Prepared)

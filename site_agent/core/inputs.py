@@ -35,6 +35,13 @@ class Approved:
 
 
 @dataclass(frozen=True)
+class TurnedDown:
+    """The operator declined by hand what awaited approval."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before;
     `committed`: keyed digests of policy and data, by what they are of. `price`: what training would spend;
@@ -210,6 +217,7 @@ class Switched:
 AnyInput = (
     Heard
     | Approved
+    | TurnedDown
     | Prepared
     | ModelReady
     | NoSpace

@@ -40,6 +40,31 @@ class Entry:
     digest: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class OrderGiven:
+    """Something that a person ordered at this site; `experiment`: empty where it was about none."""
+
+    time: float
+    what: str
+    experiment: str
+    login: str
+
+
+def read_orders(state: Path) -> list[OrderGiven]:
+    """What was ordered here, oldest first; none where the agent of that time kept none. Raises as `read_ledger`."""
+    place = state / "spool.sqlite"
+    if not place.exists():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as spool:
+            if not spool.execute("SELECT 1 FROM sqlite_master WHERE name = 'orders'").fetchone():
+                return []
+            rows = spool.execute("SELECT time, what, experiment, login FROM orders ORDER BY number").fetchall()
+    except sqlite3.Error as error:
+        raise WorkFailed(f"the record cannot be read ({error})", where=str(place)) from None
+    return [OrderGiven(*row) for row in rows]
+
+
 def read_ledger(state: Path, experiment: str | None = None, since: float = 0.0) -> list[Entry]:
     """What left, oldest first.
 

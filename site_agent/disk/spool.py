@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS ledger (
     round INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ledger_ids ON ledger (id);
+CREATE TABLE IF NOT EXISTS orders (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, what TEXT NOT NULL, experiment TEXT NOT NULL, login TEXT NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS heard (id TEXT PRIMARY KEY, raw BLOB NOT NULL, time REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS evidence (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, first BLOB NOT NULL,
@@ -412,12 +415,20 @@ class Spool:
             "INSERT INTO ledger (time, id, kind, experiment, round, bytes, digest) VALUES (?, ?, ?, ?, ?, ?, ?)", row
         )
 
+    def note_order(self, now: float, what: str, experiment: str, login: str) -> None:
+        """Keep that a person ordered something here."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO orders (time, what, experiment, login) VALUES (?, ?, ?, ?)", (now, what, experiment, login)
+            )
+
     def prune_old(self, now: float, ledger_kept: float) -> None:
         """Forget what is older than its retention."""
         with self.transaction():
             self._db.execute("DELETE FROM seen WHERE time < ?", (now - SEEN_KEPT,))
             self._db.execute("DELETE FROM heard WHERE time < ?", (now - SEEN_KEPT,))
             self._db.execute("DELETE FROM ledger WHERE time < ?", (now - ledger_kept,))
+            self._db.execute("DELETE FROM orders WHERE time < ?", (now - ledger_kept,))
 
     # files
 

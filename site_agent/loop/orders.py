@@ -10,7 +10,7 @@ import structlog
 
 from messages.ground.clock import Clock, Queue
 from messages.ground.errors import KonsilError, RequestError
-from site_agent.core.inputs import Approved, Switched
+from site_agent.core.inputs import Approved, Switched, TurnedDown
 from site_agent.core.jobs import Phase
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.steps import Steps
@@ -18,6 +18,11 @@ from site_agent.loop.steps import Steps
 log = structlog.get_logger()
 
 ANSWER_WITHIN = 8.0
+ABOUT_ONE = ("approve", "decline")
+"""Orders about one experiment."""
+LONGEST_LOGIN = 64
+AT_THE_SOCKET = "command line"
+"""Who gives an order without a login: whoever may enter the state directory."""
 
 
 class Orders:
@@ -25,6 +30,7 @@ class Orders:
 
     Args:
         status: what the agent does now; called on the main loop.
+        note: keeps who ordered what: order, experiment (empty: of none), login.
     """
 
     def __init__(
@@ -35,9 +41,10 @@ class Orders:
         post: Callable[[Callable[[], None]], None],
         status: Callable[[], dict[str, Any]],
         clock: Clock,
+        note: Callable[[str, str, str], None] = lambda _order, _experiment, _login: None,
     ) -> None:
         self._steps, self._errands, self._post, self._status = steps, errands, post, status
-        self._clock = clock
+        self._clock, self._note = clock, note
 
     def take_order(self, request: dict[str, Any]) -> dict[str, Any]:
         """Obey a request, and answer with the status after it.
@@ -75,19 +82,27 @@ class Orders:
         elif order == "drain":
             self._errands.apply_input(Switched(draining=True))
         elif order == "approve":
-            self._approve_experiment(str(request.get("experiment")))
+            self._errands.apply_input(Approved(self._find_awaiting(request)))
+        elif order == "decline":
+            self._errands.apply_input(TurnedDown(self._find_awaiting(request)))
         elif order != "status":
             raise RequestError(f"unknown order {order!r}")
-        if order == "approve":
-            log.info("ordered", what=order, experiment=str(request.get("experiment")))
-        elif order != "status":
-            log.info("ordered", what=order)
+        if order != "status":
+            self._note_order(str(order), request)
         return self._status()
 
-    def _approve_experiment(self, name: str) -> None:
+    def _note_order(self, order: str, request: dict[str, Any]) -> None:
+        """Who ordered what, in the log and beside the ledger; `by`: a page's login, as it says."""
+        about = {"experiment": str(request["experiment"])} if order in ABOUT_ONE else {}
+        login = str(request.get("by") or "")[:LONGEST_LOGIN]
+        log.info("ordered", what=order, **about, **({"by": login} if login else {}))
+        self._note(order, about.get("experiment", ""), login or AT_THE_SOCKET)
+
+    def _find_awaiting(self, request: dict[str, Any]) -> str:
+        name = str(request.get("experiment"))
         if self._steps.agenda.phase_of(name) is not Phase.AWAITING:
             raise RequestError(
                 f"no experiment {name!r} awaits approval",
                 advice="`konsil site status` lists those that do",
             )
-        self._errands.apply_input(Approved(name))
+        return name

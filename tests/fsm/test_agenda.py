@@ -48,6 +48,7 @@ from site_agent.core.inputs import (
     Switched,
     TrainerDied,
     TrainerFailed,
+    TurnedDown,
     UpdateLost,
 )
 from site_agent.core.jobs import NEEDS_SLOT, OVER, Agenda, Phase
@@ -68,6 +69,7 @@ def test_the_table_answers_everything_that_the_coordinator_may_say(phase: Phase,
 
 MOVES: list[tuple[Phase, AnyInput, Phase, list[str]]] = [
     (Phase.AWAITING, Approved("e"), Phase.PREPARING, []),
+    (Phase.AWAITING, TurnedDown("e"), Phase.DECLINED, ["declined"]),
     (Phase.AWAITING, round_start(), Phase.AWAITING, []),
     (Phase.PREPARING, PREPARED, Phase.IDLE, ["joined"]),
     (Phase.PREPARING, replace(PREPARED, lack=Reason.TOO_FEW_CASES), Phase.DECLINED, ["declined"]),

@@ -1,0 +1,1 @@
+"""The live page: what happens, in a browser. Processes of their own; the services listen nowhere new."""
