@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from deploy.report.html import format_number
-from deploy.story.figures import flatten_settings
+from deploy.story.figures import list_settings
 from deploy.story.parts import TestScores
 from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
@@ -224,7 +224,7 @@ def _score_rows(test: TestScores) -> Iterable[tuple[str, float | None, Mapping[s
 def _settings(story: ExperimentStory) -> Iterable[str]:
     if story.experiment is None:
         return
-    settings = flatten_settings(story.experiment.model_dump(mode="json", by_alias=True))
+    settings = list_settings(story)
     yield "\n## Settings\n"
     yield "| key | value |\n|---|---|"
     for key, value in sorted(settings.items()):
