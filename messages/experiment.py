@@ -29,6 +29,7 @@ from messages.sections import (
     MOST_ALONE,
     MOST_SITES,
     OWN_LABEL,
+    CardFacts,
     Data,
     Evaluation,
     Net,
@@ -70,6 +71,7 @@ class Experiment(Settings):
     privacy: Privacy = Privacy()
     wire: Wire = Wire()
     supersedes: Supersedes | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
+    card: CardFacts | None = Field(None, json_schema_extra={"form": 5}, exclude_if=lambda value: value is None)
 
     @model_validator(mode="before")
     @classmethod

@@ -410,3 +410,30 @@ class Supersedes(Settings):
         if self.after >= self.rounds:
             raise ValueError(f"after = {self.after}: of {self.rounds} rounds fewer stand")
         return self
+
+
+CardWords = Annotated[str, Field(max_length=4000)]
+
+
+class CardFacts(Settings):
+    """`[card]` of the experiment file, or a file `card.toml`. Every key may be left out; then it reads "not stated"."""
+
+    developer: CardWords = ""
+    contact: CardWords = ""
+    license: CardWords = ""
+    stage: CardWords = ""
+    regulatory: CardWords = ""
+    intended_use: CardWords = ""
+    intended_users: CardWords = ""
+    how_to_use: CardWords = ""
+    population: CardWords = ""
+    out_of_scope: CardWords = ""
+    risks: CardWords = ""
+    biases: CardWords = ""
+    risk_level: CardWords = ""
+    data_source: CardWords = ""
+    bias_mitigation: CardWords = ""
+    maintenance: CardWords = ""
+    funding: CardWords = ""
+    consulted: CardWords = ""
+    resources: CardWords = ""

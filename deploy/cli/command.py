@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -124,13 +125,12 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def build_parser(arguments: Sequence[str]) -> typer.Typer:
     """The command's parser: the part that `arguments` names in full, of the others only their help."""
-    asked = next((word for word in arguments if not word.startswith("-")), None)
+    asked = next((word for word in arguments or typed_words() if not word.startswith("-")), None)
     app = typer.Typer(
         name="konsil",
         help="Federated learning on medical images that never leave their hospitals.",
         epilog=EPILOG,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -147,6 +147,14 @@ def build_parser(arguments: Sequence[str]) -> typer.Typer:
         else:
             app.command(name, help=part.help)(_not_loaded)
     return app
+
+
+def typed_words() -> list[str]:
+    """Where a shell asks how a line goes on: the words after `konsil` so far, as typer's scripts hand them over."""
+    if "_KONSIL_COMPLETE" not in os.environ:
+        return []
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    return line.split()[1:]
 
 
 def _show_root(

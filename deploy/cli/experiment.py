@@ -354,28 +354,52 @@ def compare(
 @app.command()
 def export(
     identity: Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, or a file of `audit export`.")],
-    csv: Annotated[Path, typer.Option("--csv", help="Folder for rounds.csv, updates.csv and scores.csv.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Folder for rounds.csv, updates.csv and scores.csv.")
+    ] = None,
+    mlflow: Annotated[Path | None, typer.Option("--mlflow", help="Folder of an MLflow file store.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard's event files (its --logdir).")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on writing until the experiment ends.")] = False,
     profile: ProfileOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write an experiment's figures as CSV files, for other tools: pandas, R, a spreadsheet.
+    """Write an experiment's figures for other tools: CSV (pandas, R, a spreadsheet), MLflow, TensorBoard.
 
-    The event log itself is exported with `konsil audit export`.
+    They come from the event log alone. A second export adds what is new. The event log itself is exported with
+    `konsil audit export`.
 
-    Example: konsil experiment export glioma-unet3d-01 --csv figures
+    Examples:
+
+    konsil experiment export glioma-unet3d-01 --csv figures
+
+    konsil experiment export glioma-unet3d-01 --tensorboard runs --follow
     """
-    from deploy.report.sheets import write_sheets
+    from deploy.cli.live import follow_live
+    from deploy.exports.targets import FollowedExport, open_targets
     from deploy.session.connection import open_session
     from deploy.session.history import find_stories
 
-    with show_working("reading the experiment's events"):
-        (story,) = find_stories([identity], partial(open_session, profile))
-    written = write_sheets(story, csv)
+    if follow and Path(identity).is_file():
+        raise RequestError("a file does not go on", where=identity, advice="Leave out --follow")
+    targets = open_targets(csv, mlflow, tensorboard)
+    try:
+        with show_working("reading the experiment's events"):
+            if follow:
+                with open_session(profile) as opened:
+                    story = follow_live(opened, checked_id(identity), FollowedExport(targets))
+            else:
+                (story,) = find_stories([identity], partial(open_session, profile))
+        written = {path: count for target in targets for path, count in target.take_story(story).items()}
+    finally:
+        for target in targets:
+            target.close()
     if json_:
-        emit_json({"experiment": story.id, "files": {str(path): rows for path, rows in written.items()}})
+        emit_json({"experiment": story.id, "files": written})
         return
-    for path, rows in written.items():
-        say_line(f"{path}  {rows} rows")
+    for path, count in written.items():
+        say_line(f"{path}  {count} {'rows' if path.endswith('.csv') else 'values'}")
 
 
 app.command("model")(write_model)

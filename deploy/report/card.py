@@ -1,7 +1,7 @@
 """A model card: Markdown under the headings of CHAI's Applied Model Card, with Hugging Face's metadata before it.
 
-Figures come from the event log alone, whose digest of the model the card names. What people alone know comes from a
-file of theirs (`CardFacts`); what nobody states reads "not stated", so that a gap is seen.
+Figures come from the event log alone, whose newest entry the card names by its hash. What people alone know comes from
+`[card]` of the experiment file, or from a file of theirs; what nobody states reads "not stated", so that a gap is seen.
 
 Sources: CHAI, Applied Model Card (Coalition for Health AI, 2025); Mitchell et al. 2019, "Model cards for model
 reporting"; huggingface.co/docs/hub/model-cards.
@@ -13,46 +13,20 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from deploy.report.html import format_number
-from deploy.story.figures import flatten_settings
+from deploy.story.figures import list_settings
 from deploy.story.parts import TestScores
 from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError, WorkFailed
-from messages.ground.settings import Settings, read_settings
+from messages.ground.settings import read_settings
+from messages.sections import CardFacts
 
 NOT_STATED = "not stated"
 _TAGS = {"segmentation": "image-segmentation", "classification": "image-classification"}
 """Task → Hugging Face's pipeline tag; a regression has none."""
-Words = Annotated[str, Field(max_length=4000)]
-
-
-class CardFacts(Settings):
-    """`card.toml`: what people alone know of a model. Every key may be left out."""
-
-    developer: Words = ""
-    contact: Words = ""
-    license: Words = ""
-    stage: Words = ""
-    regulatory: Words = ""
-    intended_use: Words = ""
-    intended_users: Words = ""
-    how_to_use: Words = ""
-    population: Words = ""
-    out_of_scope: Words = ""
-    risks: Words = ""
-    biases: Words = ""
-    risk_level: Words = ""
-    data_source: Words = ""
-    bias_mitigation: Words = ""
-    maintenance: Words = ""
-    funding: Words = ""
-    consulted: Words = ""
-    resources: Words = ""
 
 
 def read_facts(path: Path | None) -> CardFacts:
@@ -78,6 +52,8 @@ def render_card(story: ExperimentStory, facts: CardFacts) -> str:
     experiment = story.experiment
     if experiment is None or story.model_digest is None:
         raise RequestError("has no model, so there is nothing to describe", where=story.id)
+    if experiment.card is not None:  # what was stated later counts more
+        facts = experiment.card.model_copy(update=facts.model_dump(exclude_defaults=True))
     head = [_metadata(story, facts), f"# {story.id}", _state(facts.stage, "Release stage: ") + "  "]
     head.append("For research only: not a medical device, and not for diagnosis.")
     return "\n".join(
@@ -224,7 +200,7 @@ def _score_rows(test: TestScores) -> Iterable[tuple[str, float | None, Mapping[s
 def _settings(story: ExperimentStory) -> Iterable[str]:
     if story.experiment is None:
         return
-    settings = flatten_settings(story.experiment.model_dump(mode="json", by_alias=True))
+    settings = {key: value for key, value in list_settings(story).items() if not key.startswith("card.")}
     yield "\n## Settings\n"
     yield "| key | value |\n|---|---|"
     for key, value in sorted(settings.items()):
@@ -235,6 +211,7 @@ def _verify(story: ExperimentStory) -> str:
     return (
         f"the event log says how this model came about: `konsil audit replay {story.id}` derives it again; the "
         f"experiment file's digest is `{story.digest}`"
+        + (f"; figures from its event log up to the entry `{story.log_hash}`" if story.log_hash else "")
     )
 
 

@@ -157,6 +157,8 @@ def story_of(session: BrokerSession, experiment: str) -> ExperimentStory:
     queues = HISTORY if session.profile.role == "researcher" else (names.AUDIT,)
     for heard in session.read_history(*queues):
         story = tell_all(story, reader.events_of(heard, experiment))
+        if heard.entry is not None and heard.entry.experiment == experiment:
+            story = replace(story, log_hash=heard.entry.hash.hex())
     return require_known(replace(story, checks=reader.checks_of(experiment)))
 
 
@@ -185,7 +187,7 @@ def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentSto
     story, reader = ExperimentStory(experiment), HistoryReader()
     for entry in entries:
         if entry.experiment == experiment:
-            story = tell_all(story, reader.of_entry(entry))
+            story = replace(tell_all(story, reader.of_entry(entry)), log_hash=entry.hash.hex())
     return replace(story, checks=reader.checks_of(experiment))
 
 

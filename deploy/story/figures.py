@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from deploy.story.story import ExperimentStory
@@ -76,6 +77,77 @@ def list_scores(story: ExperimentStory) -> list[Figure]:
         for site, found in {"all": test.pooled, **test.sites}.items():
             rows += _score_rows("test", story.model_round, site, found, reader)
     return rows
+
+
+ROUND_CURVES = {
+    "loss/all": "loss",
+    "round/training_cases": "training_cases",
+    "round/seconds": "seconds",
+    "round/bytes_to_sites": "bytes_to_sites",
+    "round/bytes_from_sites": "bytes_from_sites",
+}
+"""Curve → the column of a complete round."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One value of one curve, as trackers of experiments keep them.
+
+    Attributes:
+        name: "loss/all", "loss/SITE", "validation/all/dice", "test/SITE/dice.TARGET", "round/seconds" …
+        step: the round; of a score, how many rounds made the model.
+        time: seconds since 1970, as the log has it.
+    """
+
+    name: str
+    step: int
+    value: float
+    time: float
+
+
+def list_points(story: ExperimentStory) -> list[CurvePoint]:
+    """Every curve's points that stay as they are, in the order of rounds.
+
+    What an open round has so far is left out: scores of a model are still pooled while sites report them. No name is
+    the beginning of another one's path, since MLflow keeps a curve as a file.
+    """
+    began, over = story.started or 0.0, story.over
+    closed = {one.number for one in story.round_list if one.state == "complete"}
+    times = {one.number: (one.started or began) + (one.seconds or 0.0) for one in story.round_list}
+    ended = story.ended or max(times.values(), default=began)
+    found: list[tuple[str, int, float | None, float]] = []
+    for row in list_rounds(story):
+        if (number := row["round"]) in closed:
+            found += [(name, number, row[key], times[number]) for name, key in ROUND_CURVES.items()]
+    for row in list_updates(story):
+        if (number := row["round"]) in closed:
+            found.append((f"loss/{row['site']}", number, row["loss"], times[number]))
+    for row in list_scores(story):
+        step, is_test = row["rounds"] or 0, row["split"] == "test"
+        if over or (not is_test and step + 1 in closed):
+            figure = ".".join(filter(None, (row["metric"], row["target"])))
+            time = ended if is_test else times.get(step, began)
+            found.append((f"{row['split']}/{row['site']}/{figure}", step, row["value"], time))
+    return [CurvePoint(name, step, float(value), time) for name, step, value, time in found if value is not None]
+
+
+def list_settings(story: ExperimentStory) -> dict[str, str]:
+    """The experiment file's keys as dotted names; nothing where the file is not known."""
+    if story.experiment is None:
+        return {}
+    return flatten_settings(story.experiment.model_dump(mode="json", by_alias=True))
+
+
+def list_labels(story: ExperimentStory) -> dict[str, str]:
+    """What names the experiment and its model: id, state, digests, researcher."""
+    told = {
+        "experiment": story.id,
+        "state": story.phase,
+        "digest": story.digest,
+        "researcher": story.researcher,
+        "model_digest": story.model_digest,
+    }
+    return {f"konsil.{key}": str(value) for key, value in told.items() if value is not None}
 
 
 def _score_rows(split: str, rounds: int | None, site: str, found: SplitScores, reader: ScoreReader) -> Iterator[Figure]:

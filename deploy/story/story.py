@@ -87,6 +87,8 @@ class ExperimentStory:
     """By round and site, each update beside the others of its round, as the coordinator's journal has them."""
     pooled_test: SplitScores | None = None
     """Test scores of the model that it yields, where nobody knows those of single sites."""
+    log_hash: str | None = None
+    """Hash (hex) of the newest entry of the event log that it was told from; None: it was told from no log."""
     coordinator_at: float | None = None
     """When the coordinator last said that it lives, the observer's clock."""
     coordinator_state: str = ""

@@ -91,3 +91,23 @@ def test_a_key_that_a_card_does_not_know_is_named(tmp_path: Path) -> None:
     path.write_text('developper = "Clinic A"\n')
     with pytest.raises(ConfigError, match="developper"):
         read_facts(path)
+
+
+def test_the_experiment_files_card_is_stated_and_what_is_said_later_counts_more() -> None:
+    assert STORY.experiment is not None
+    told = Experiment.model_validate({**PLAIN, "card": {"developer": "Clinic A", "risks": "small lesions"}})
+    card = render_card(replace(STORY, experiment=told), CardFacts(developer="Clinic B"))
+    assert "- **Developer:** Clinic B" in card
+    assert "- **Known risks and limitations:** small lesions" in card
+    assert "- **Known biases:** not stated" in card
+
+
+def test_a_file_without_a_card_keeps_its_form_and_digest() -> None:
+    plain = Experiment.model_validate(PLAIN)
+    assert plain.card is None
+    assert "card" not in plain.as_plain()
+    assert Experiment.model_validate({**PLAIN, "card": {}}).digest() != plain.digest()
+
+
+def test_the_card_names_the_newest_entry_of_the_log_that_its_figures_come_from() -> None:
+    assert f"`{complete().entries[-1].hash.hex()}`" in render_card(STORY, CardFacts())
