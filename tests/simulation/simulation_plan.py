@@ -217,6 +217,12 @@ class Schedule:
         """Whether each model is the weighted mean of exact updates, which the judge works out by itself."""
         return (self.strategy, self.codec) == ("FedAvg", "float32")
 
+    def list_words(self) -> frozenset[str]:
+        """What it has in it, as words: its plan, what is special, its faults and the steps behind which they strike."""
+        special = {"masks": self.masks, "signed": self.signed, "grace": self.grace, "few": self.least_sites != "all"}
+        named = {name for name, has in special.items() if has} | {self.kind, self.codec, self.strategy}
+        return frozenset(named | {one.act.value for one in self.strikes} | {one.step for one in self.strikes})
+
     def keep_strikes(self, numbers: tuple[int, ...]) -> Schedule:
         """The same with these of its strikes alone."""
         return replace(self, strikes=tuple(self.strikes[number] for number in numbers))
