@@ -249,7 +249,7 @@ MUTATIONS = (
         "coordinator/core/handlers/reports.py",
         "    if state.phase is not Phase.PAUSED or state.paused_because is not Reason.DISK_FULL:\n",
         "    if state.phase is not Phase.PAUSED:\n",
-        ("pause", "disk full"),
+        ("a pause while the disk is full",),
     ),
     Mutation(
         "a second update of a round is weighed by the cases of another",
