@@ -388,13 +388,19 @@ class Work:
         return i.Aggregated(time=self.now(), round=effect.round, seal="", digest=name_models(own), own=own)
 
     def _make_aggregate(self, effect: Aggregate) -> i.Aggregated:
+        named = (f"aggregate-{effect.round}{part}" for part in ("", "-wire", "-memory"))
+        path, beside, kept = (self.blobs.scratch_file(effect.experiment, name) for name in named)
+        try:
+            return self._aggregate_into(effect, path, beside, kept)
+        finally:  # a disk that is full, a sum that is none: nobody needs them any more
+            for left in (path, beside, kept):
+                left.unlink(missing_ok=True)
+
+    def _aggregate_into(self, effect: Aggregate, path: Path, beside: Path, kept: Path) -> i.Aggregated:
         manifest, name = effect.manifest, effect.experiment
         sent = None if effect.wire is None else manifest.in_codec(effect.wire)
         remembered = memory_manifest(effect)
         self.require_room(manifest.nbytes + sum(one.nbytes for one in (sent, remembered) if one is not None))
-        path = self.blobs.scratch_file(name, f"aggregate-{effect.round}")
-        beside = self.blobs.scratch_file(name, f"aggregate-{effect.round}-wire")
-        kept = self.blobs.scratch_file(name, f"aggregate-{effect.round}-memory")
         with ExitStack() as files:
             out = files.enter_context(create_mapped(path, manifest.nbytes))
             wire = None if sent is None else files.enter_context(create_mapped(beside, sent.nbytes))

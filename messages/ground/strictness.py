@@ -57,7 +57,7 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _unknown_keys_are_few(cls, content: Any) -> Any:
-        if isinstance(content, dict) and len(content) > len(cls.model_fields) + SPARE_KEYS:
+        if isinstance(content, dict) and len(content) > len(cls.__pydantic_fields__) + SPARE_KEYS:
             raise PydanticCustomError("extra_forbidden", "{found} keys", {"found": len(content)})
         return content
 

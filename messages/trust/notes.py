@@ -26,6 +26,8 @@ ED25519 = 1
 """Algorithm byte of a plain Ed25519 signature."""
 ID_BYTES = 4
 """Of a key's id."""
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+"""All but the end of a line."""
 _LINE = re.compile(r"— ([^\s+]{1,128}) ([A-Za-z0-9+/=]{1,512})")
 
 
@@ -86,7 +88,7 @@ def read_note(data: bytes) -> Note:
     lines = marks.splitlines()
     if not gap or not marks.endswith("\n") or not 1 <= len(lines) <= MOST_SIGNATURES:
         raise MalformedMessage(Reason.MALFORMED, "a note is a text, an empty line and signatures")
-    if any(ord(letter) < 32 and letter != "\n" for letter in whole):
+    if _CONTROL.search(whole):
         raise MalformedMessage(Reason.MALFORMED, "a note with control characters")
     return Note(text + "\n", tuple(_read_line(line) for line in lines))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -51,7 +52,7 @@ def main() -> int:
     done: dict[str, Any] = {}
     if given.state is not None and given.state.exists():
         done = json.loads(given.state.read_text())
-    seeds = range(given.seed, given.seed + given.schedules)
+    seeds = _choose_seeds(given)
     began = time.monotonic()
     for number, one in enumerate(_run_all([seed for seed in seeds if str(seed) not in done], given.jobs), 1):
         done[str(one["seed"])] = one
@@ -68,6 +69,13 @@ def main() -> int:
     return _report([done[str(seed)] for seed in seeds if str(seed) in done], given, time.monotonic() - began)
 
 
+def _choose_seeds(given: argparse.Namespace) -> list[int]:
+    """So many, from the first on: all, or those whose schedule has what was asked for."""
+    wanted = {*given.having}
+    fitting = (seed for seed in itertools.count(given.seed) if not wanted or wanted <= draw_schedule(seed).list_words())
+    return list(itertools.islice(fitting, given.schedules))
+
+
 def _parse_arguments() -> argparse.Namespace:
     asked = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     asked.add_argument("--schedules", type=int, default=1000)
@@ -76,6 +84,9 @@ def _parse_arguments() -> argparse.Namespace:
     asked.add_argument("--json", action="store_true", help="one JSON object, on the last line")
     asked.add_argument("--state", type=Path, help="go on with what this file says was done, and note it there")
     asked.add_argument("--until-violated", action="store_true", help="stop at the first violation")
+    asked.add_argument(
+        "--with", dest="having", action="append", default=[], help="only schedules with this fault or plan"
+    )
     asked.add_argument("--only", type=int, metavar="SEED", help="run this seed alone, and tell its story")
     asked.add_argument("--faults", help="of --only: the numbers of the faults that strike, as 0,3")
     asked.add_argument("--rounds", type=int, help="of --only: so many rounds")

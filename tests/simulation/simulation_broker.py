@@ -87,6 +87,12 @@ class _View:
 
     def __init__(self, broker: FaultyBroker, line: Line, clock: Clock) -> None:
         self._broker, self._line, self.clock = broker, line, clock
+        self.changed, self.streams, self.inboxes, self.buses = (  # looked up for each message, and never others
+            broker.changed,
+            broker.streams,
+            broker.inboxes,
+            broker.buses,
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)

@@ -27,6 +27,8 @@ class Mutation:
     file: str
     before: str
     after: str
+    needs: tuple[str, ...] = ()
+    """What a schedule has to have in it so that this can show (`Schedule.list_words`): others are passed over."""
 
     def apply_to(self, root: Path) -> None:
         """Make the mistake in a copy; ValueError where the text does not stand there once."""
@@ -80,6 +82,7 @@ MUTATIONS = (
         "site_agent/disk/secret.py",
         "    sync_to_disk(state)  #",
         "    #",
+        ("masks", "power cut behind a step"),
     ),
     Mutation(
         "a start of the coordinator takes no new term",
@@ -131,6 +134,7 @@ MUTATIONS = (
         "coordinator/core/handlers/reports.py",
         "state.round.base_of(site) != number or not takes_more(state):",
         "state.round.base_of(site) != number:",
+        ("few", "grace", "aggregation"),
     ),
     Mutation(
         "that a round's update is of an older attempt is not seen",
@@ -161,18 +165,21 @@ MUTATIONS = (
         "site_agent/core/handlers.py",
         "said.out_of_memory else Reason.TRAINER_DIED)\n    return (Retry(job.experiment),)",
         "said.out_of_memory else Reason.TRAINER_DIED)\n    return ()",
+        ("trainer killed",),
     ),
     Mutation(
         "that an update's file is lost is not told",
         "site_agent/wire/sender.py",
         "            self._on_lost(key)\n",
         "            pass\n",
+        ("power cut behind a step", "agent:sending"),
     ),
     Mutation(
         "the coordinator asks for no missing chunk",
         "coordinator/wire/incoming.py",
         "            self._ask(awaited.effect, ",
         "            (lambda *_given: None)(awaited.effect, ",
+        ("broker loses its last seconds",),
     ),
     Mutation(
         "a site asks for no missing chunk",
@@ -191,12 +198,14 @@ MUTATIONS = (
         "messages/tensors/transfer.py",
         "                if sha256(data).digest() == digest:\n",
         "                if data is not None:\n",
+        ("power cut behind a step", "agent:fetching"),
     ),
     Mutation(
         "a model that is here is believed to be whole",
         "site_agent/wire/receiver.py",
         "            if Sealer().seal_file(path, sealed.manifest) == sealed.seal:\n",
         "            if path.stat().st_size:\n",
+        ("power cut behind a step", "agent:fetched"),
     ),
     Mutation(
         "blobs that are still needed are pruned",
@@ -233,12 +242,14 @@ MUTATIONS = (
         "site_agent/core/heard.py",
         "    if agenda.paused:\n        return Reason.SITE_PAUSED\n",
         "",
+        ("operator pauses a site",),
     ),
     Mutation(
         "a pause ends when the disk is free",
         "coordinator/core/handlers/reports.py",
         "    if state.phase is not Phase.PAUSED or state.paused_because is not Reason.DISK_FULL:\n",
         "    if state.phase is not Phase.PAUSED:\n",
+        ("a pause while the disk is full",),
     ),
     Mutation(
         "a second update of a round is weighed by the cases of another",
@@ -270,7 +281,7 @@ MUTATIONS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What became of a mutation: `schedules` until it was found (0: it was not), and how it showed."""
+    """What became of a mutation: `schedules` that were run until it was found (0: it was not), and how it showed."""
 
     name: str
     schedules: int
@@ -289,7 +300,7 @@ def survey_mutation(mutation: Mutation, first: int, schedules: int, jobs: int) -
             shutil.copy(path, root / "tests" / path.name)
         mutation.apply_to(root)
         command = [sys.executable, "-m", "tests.simulation", "--schedules", str(schedules), "--seed", str(first)]
-        command += ["--jobs", str(jobs), "--until-violated", "--json"]
+        command += ["--jobs", str(jobs), "--until-violated", "--json", *(f"--with={word}" for word in mutation.needs)]
         environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     try:
@@ -299,4 +310,4 @@ def survey_mutation(mutation: Mutation, first: int, schedules: int, jobs: int) -
     bad = told["violated"]
     if not bad:
         return Found(mutation.name, 0, 0, "")
-    return Found(mutation.name, bad[0]["seed"] - first + 1, bad[0]["seed"], bad[0]["violations"][0])
+    return Found(mutation.name, told["schedules"], bad[0]["seed"], bad[0]["violations"][0])

@@ -90,6 +90,7 @@ SOURCES: Mapping[Act, str] = {
 EXCHANGE = 90.0
 """Deadline of each exchange of a secure round, seconds."""
 LEAST_MASKED = 3
+PAUSED_WHILE_FULL = "a pause while the disk is full"
 WORDS = (Act.PAUSE, Act.RESUME, Act.ABORT, Act.FINISH, Act.EXCLUDE)
 OF_BROKER = (Act.RESTART, Act.BROKER_POWER, Act.WIPED, Act.TRUNCATED, Act.DELETED, Act.ALARM)
 LOSSY = (Act.BROKER_POWER, Act.WIPED, Act.TRUNCATED, Act.DELETED)
@@ -217,6 +218,19 @@ class Schedule:
         """Whether each model is the weighted mean of exact updates, which the judge works out by itself."""
         return (self.strategy, self.codec) == ("FedAvg", "float32")
 
+    def list_words(self) -> frozenset[str]:
+        """What it has in it, as words: its plan, what is special, its faults and the steps behind which they strike."""
+        special = {"masks": self.masks, "signed": self.signed, "grace": self.grace, "few": self.least_sites != "all"}
+        special[PAUSED_WHILE_FULL] = any(
+            (one.act, one.where, one.stage, one.round) == (Act.DISK_FULL, COORDINATOR, two.stage, two.round)
+            and one.after < two.after < one.after + one.lasts
+            for one in self.strikes
+            for two in self.strikes
+            if two.act is Act.PAUSE
+        )
+        named = {name for name, has in special.items() if has} | {self.kind, self.codec, self.strategy}
+        return frozenset(named | {one.act.value for one in self.strikes} | {one.step for one in self.strikes})
+
     def keep_strikes(self, numbers: tuple[int, ...]) -> Schedule:
         """The same with these of its strikes alone."""
         return replace(self, strikes=tuple(self.strikes[number] for number in numbers))
@@ -229,7 +243,7 @@ def draw_share(*what: object) -> float:
 
 def draw_schedule(seed: int) -> Schedule:
     """The schedule of a seed."""
-    return _draw_secrecy(draw_open_schedule(seed))
+    return _draw_pair(_draw_secrecy(draw_open_schedule(seed)))
 
 
 def draw_open_schedule(seed: int) -> Schedule:
@@ -302,6 +316,17 @@ def _draw_secrecy(schedule: Schedule) -> Schedule:
         masks=True,
         signed=True,
     )
+
+
+def _draw_pair(schedule: Schedule) -> Schedule:
+    """The same; or with two faults that meet by chance too rarely. Drawn apart, as paces are."""
+    draw = random.Random(f"pairs {schedule.seed}")
+    if draw.random() >= 0.05:
+        return schedule
+    number, lasts = draw.randint(1, schedule.rounds), draw.uniform(15.0, 40.0)
+    full = Strike(Act.DISK_FULL, COORDINATOR, Stage.AGGREGATING, number, 0.0, lasts)
+    pause = Strike(Act.PAUSE, RESEARCHER, Stage.AGGREGATING, number, draw.uniform(1.0, 12.0))
+    return replace(schedule, strikes=(full, pause, *schedule.strikes))
 
 
 def _draw_secure_strike(draw: random.Random, schedule: Schedule) -> Strike:
