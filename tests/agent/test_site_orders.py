@@ -19,6 +19,7 @@ from deploy.site.orders import standing_words
 from messages.ground.errors import RequestError
 from messages.kinds import ExperimentChecked
 from messages.reasons import Reason
+from site_agent.disk.ledger import read_orders
 
 
 def test_a_codec_that_the_policy_does_not_name_is_declined(
@@ -123,6 +124,23 @@ def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: scri
         one.items() for one in logged if one["event"] == "ordered"
     )
     assert eventually(lambda: coordinator.of("joined"), what="joined")
+
+
+def test_what_awaits_approval_is_declined_by_hand_and_who_did_it_is_kept(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start(policy={"approval": "hand", "allow": [{}]})
+    coordinator.accept()
+    eventually(lambda: coordinator.of("declined"), what="declined")
+    with capture_logs() as logged:
+        running.ask("decline", experiment="exp-1", by="it")
+    assert {"what": "decline", "experiment": "exp-1", "by": "it"}.items() <= next(
+        one.items() for one in logged if one["event"] == "ordered"
+    )
+    said = eventually(lambda: coordinator.of("declined")[1:], what="declined by hand")[0]
+    assert said.body.reason is Reason.NOT_ALLOWED
+    kept = read_orders(running.config.site.state)
+    assert [(one.what, one.experiment, one.login) for one in kept] == [("decline", "exp-1", "it")]
 
 
 def test_an_experiment_that_is_over_is_shown_as_ended_and_nothing_more() -> None:
