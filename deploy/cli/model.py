@@ -32,7 +32,7 @@ def write_model(
         Path | None,
         typer.Option("--own", help="What a site kept of its own (FedBN, Ditto), for other forms than safetensors."),
     ] = None,
-    card: Annotated[bool, typer.Option("--card", help="A model card beside it: ID.md, figures from the log.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="A model card beside it, ID.md, and ID.metadata.json.")] = False,
     about: Annotated[
         Path | None, typer.Option("--about", help="What people alone know, for the card (TOML).", show_default=False)
     ] = None,
@@ -72,7 +72,7 @@ def write_model(
             told |= {"format": form.value, "difference": convert_apart(source, form, path, own, show)}
         if card:
             show("writing the card")
-            told["card"] = str(_write_card(identity, path.with_suffix(".md"), facts, profile))
+            told |= _write_card(identity, path, source, facts, profile)
     if json_:
         emit_json(told)
         return
@@ -81,6 +81,7 @@ def write_model(
         say_line(f"its outputs differ from the original's by {told['difference']:.1e} of the largest")
     if card:
         say_line(told["card"])
+        say_line(told["metadata"])
 
 
 def _check_options(
@@ -126,11 +127,16 @@ def _fetch_file(identity: str, round_: int | None, path: Path, profile: Path | N
         return model_file.fetch_round(opened, identity, round_, path, show)
 
 
-def _write_card(identity: str, path: Path, facts: Any, profile: Path | None) -> Path:
-    from deploy.report.card import write_card
+def _write_card(identity: str, model: Path, source: Path, facts: Any, profile: Path | None) -> dict[str, str]:
+    """The card and MONAI's metadata beside the model; what was written."""
+    from deploy.report.card import write_card, write_metadata
     from deploy.session.connection import open_session
     from deploy.session.history import story_of
+    from nets.model_file import read_metadata
 
     with open_session(profile) as opened:
-        write_card(story_of(opened, identity), path, facts)
-    return path
+        story = story_of(opened, identity)
+    card, metadata = model.with_suffix(".md"), model.with_suffix(".metadata.json")
+    write_card(story, card, facts)
+    write_metadata(story, read_metadata(source), metadata)
+    return {"card": str(card), "metadata": str(metadata)}

@@ -23,6 +23,7 @@ from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError, WorkFailed
 from messages.ground.settings import read_settings
 from messages.sections import CardFacts
+from nets.bundle import describe_bundle
 
 NOT_STATED = "not stated"
 _TAGS = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -69,6 +70,24 @@ def render_card(story: ExperimentStory, facts: CardFacts) -> str:
             "",
         ]
     )
+
+
+def write_metadata(story: ExperimentStory, about: Mapping[str, Any], path: Path) -> None:
+    """Write MONAI's metadata.json, its versions those that the log has; whole or not at all.
+
+    Args:
+        about: what the model file says of itself (`nets.model_file.read_metadata`).
+
+    Raises:
+        ConfigError: the experiment names something in other than plain words. WorkFailed: it cannot be written.
+    """
+    told = [one.platform.versions for one in story.sites.values() if one.platform]
+    versions = {name: max((one.get(name, "") for one in told), default="") for name in ("monai", "torch", "numpy")}
+    content = json.dumps(describe_bundle(about, {k: v or NOT_STATED for k, v in versions.items()}), indent=2)
+    try:
+        replace_file(path, content.encode())
+    except OSError as error:
+        raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
 
 
 def _program_of(story: ExperimentStory) -> str:

@@ -6,13 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from storytelling import PLAIN, complete, recruited
+from storytelling import MANIFEST, PLAIN, complete, recruited
 
-from deploy.report.card import CardFacts, read_facts, render_card
+from deploy.report.card import CardFacts, read_facts, render_card, write_metadata
 from deploy.session.history import story_of_entries
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, RequestError
+from nets.model_file import read_metadata, save_model
 
 STORY = story_of_entries(complete().entries, "try")
 
@@ -111,3 +113,16 @@ def test_a_file_without_a_card_keeps_its_form_and_digest() -> None:
 
 def test_the_card_names_the_newest_entry_of_the_log_that_its_figures_come_from() -> None:
     assert f"`{complete().entries[-1].hash.hex()}`" in render_card(STORY, CardFacts())
+
+
+def test_monais_metadata_have_the_logs_versions(tmp_path: Path) -> None:
+    assert STORY.experiment is not None
+    content = np.arange(300, dtype="<f4").view(np.uint8)
+    save_model(tmp_path / "try.safetensors", STORY.experiment, MANIFEST, content, round_number=2)
+    write_metadata(STORY, read_metadata(tmp_path / "try.safetensors"), tmp_path / "try.metadata.json")
+    told = json.loads((tmp_path / "try.metadata.json").read_text())
+    assert told["name"] == "try"
+    platform = STORY.sites["site-a"].platform
+    assert platform is not None
+    assert told["pytorch_version"] == platform.versions.get("torch", "not stated")
+    assert told["network_data_format"]["inputs"]["image"]["num_channels"] == len(STORY.experiment.task.channels)

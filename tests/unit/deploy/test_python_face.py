@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from brokers import PARTIES, consortium_definitions
+from brokers import PARTIES, PATIENCE, consortium_definitions
 from finished_experiment import finished
 from storytelling import complete
 
@@ -19,7 +19,11 @@ from deploy.konsil.notebook import render_story
 from deploy.session.connection import BrokerSession
 from deploy.session.history import story_of_file
 from deploy.session.profile import Profile
+from messages import kinds, names
+from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
+from messages.envelope import Author, decode_event
+from messages.reasons import Reason
 
 PROFILE = Profile(name="dr-a", consortium="test")
 
@@ -121,3 +125,18 @@ def test_figures_are_pandas_frames_where_pandas_is_installed(broker: MemoryBroke
     curve = log_in(broker).experiment("try").curve()
     assert isinstance(curve, pandas.DataFrame)
     assert curve.index.name == "round"
+
+
+def test_an_order_is_the_commands_and_gives_the_state_that_is_announced(broker: MemoryBroker) -> None:
+    bus, me = MemoryBus(broker, "coordinator"), log_in(broker)
+    author = Author("test", "coordinator", incarnation=1, term=1)
+
+    def answer(delivery: Delivery) -> None:
+        asked = decode_event(delivery.body)
+        if isinstance(asked.body, kinds.ExperimentAbort):
+            body = kinds.ExperimentAborted(reason=Reason.ABORTED)
+            said = author.write_event("experiment-aborted", body, time=1.0, experiment="try")
+            bus.publish(said.key, said.raw)
+
+    bus.subscribe(names.UPLINK, answer)
+    assert konsil.ExperimentHandle("try", me._open).abort(within=PATIENCE) == "aborted"
