@@ -307,6 +307,27 @@ rounds = 6
 model = "sha256:{"1" * 64}"
 after = 4
 reason = "excluded"
+
+[card]
+developer = "stated"
+contact = "stated"
+license = "stated"
+stage = "stated"
+regulatory = "stated"
+intended_use = "stated"
+intended_users = "stated"
+how_to_use = "stated"
+population = "stated"
+out_of_scope = "stated"
+risks = "stated"
+biases = "stated"
+risk_level = "stated"
+data_source = "stated"
+bias_mitigation = "stated"
+maintenance = "stated"
+funding = "stated"
+consulted = "stated"
+resources = "stated"
 """
 )
 """What makes another experiment's model anew."""
