@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import queue
 import tempfile
 import traceback
@@ -94,7 +95,11 @@ class Planted:
     def look(self, *_: Any) -> None:
         """Look through what lies under the state directory now and did not a moment ago, whole or half-written."""
         self.looks += 1
-        for path in [path for path in self.state.rglob("*") if path.is_file() and not path.is_symlink()]:
+        # os.walk passes over a folder that goes while it looks (Path.rglob of Python 3.11 raises)
+        lying = [Path(folder, name) for folder, _, names in os.walk(self.state) for name in names]
+        for path in lying:
+            if path.is_symlink() or not path.is_file():
+                continue
             if "sqlite" in path.name and self.looks % SELDOM:
                 continue
             try:
