@@ -108,6 +108,7 @@ class Coordinator:
         crash_after: int | None = None,
     ) -> None:
         clock = SystemClock() if clock is None else clock
+        self._config = config
         self._queue: Queue[Any] = clock.make_queue()
         state, consortium = config.coordinator.state, config.coordinator.consortium
         trust = None if config.trust is None else load_trust(config.trust, consortium, names.COORDINATOR)
@@ -197,7 +198,7 @@ class Coordinator:
                 names.PROGRESS, self._take_progress, start=Start.NEXT, credit=256, vital=False
             )
             self._note_connected()
-            self._endpoint = Endpoint(config.metrics, lambda: self._read_figures(config))
+            self._endpoint = Endpoint(config.metrics, self._read_figures)
         except BaseException:
             self.close()
             raise
@@ -295,7 +296,7 @@ class Coordinator:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)
         self._parts.presence.note_connection(True)
 
-    def _read_figures(self, config: CoordinatorConfig) -> Iterable[Reading]:
+    def _read_figures(self) -> Iterable[Reading]:
         states = dict(self.shell.steps.states)
         return make_readings(
             self.shell.steps.tally,
@@ -306,8 +307,8 @@ class Coordinator:
             lag=self._queue.qsize(),
             model_bytes=self._parts.models.bytes_sent,
             last_heard=self._parts.presence.list_last_heard(),
-            free_bytes=shutil.disk_usage(config.coordinator.state).free,
-            certificate_ends=find_end_of_login(config.broker),
+            free_bytes=shutil.disk_usage(self._config.coordinator.state).free,
+            certificate_ends=find_end_of_login(self._config.broker),
         )
 
     def _take_chunk(self, delivery: Delivery) -> None:
