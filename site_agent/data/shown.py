@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from messages.ground.errors import DataError, RequestError
+from messages.reasons import Reason
 from site_agent.data.inventory import common_channels
 from site_agent.datasets.cases import Case, LoadedCase
 from site_agent.datasets.config import DatasetConfig
@@ -60,7 +61,7 @@ def show_case(name: str, config: DatasetConfig | DicomDataset, state: Path, key:
         key: as `konsil site datasets` says it: of DICOM the study's pseudonym, or the case's name.
 
     Raises:
-        DataError: the folder cannot be read.
+        DataError: the folder or the list of the withdrawn cannot be read.
     """
     return _show_nifti(config, key) if isinstance(config, DatasetConfig) else _show_dicom(name, config, state, key)
 
@@ -100,12 +101,15 @@ def _show_nifti(config: DatasetConfig, key: str) -> CaseShown | None:
     from site_agent.datasets import layouts, source
     from site_agent.datasets.barrier import CaseError
     from site_agent.datasets.cases import assemble_case
+    from site_agent.datasets.consent import WithdrawnList
 
     layout = layouts.find_cases(config)
     candidate = next((one for one in layout.candidates if one.key == key), None)
     if candidate is None:
         return None
     patient = layout.patient_of(candidate, config)
+    if WithdrawnList.read_list(config.withdrawn).covers(*layout.names_of(candidate, config)):
+        return CaseShown(key, patient, f"left out: consent was withdrawn ({Reason.WITHDRAWN})")
     roles = {**candidate.images, **({} if candidate.label is None else {"label": candidate.label})}
     files = tuple(f"{role}: {show_name(str(path))}" for role, path in roles.items())
     channels = common_channels(layout)

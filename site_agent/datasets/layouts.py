@@ -218,7 +218,7 @@ def _find_brats(config: DatasetConfig) -> Layout:
         for file in files:
             if (stem := nifti_stem(file.name)) is not None and not is_folder(file):
                 lying.add_file(roles.find_role(stem) or roles.find_role(strip_copy(stem)), Path(file.path))
-            elif foreign_stem(file.name) is not None:
+            elif foreign_stem(file.name) is not None and not is_folder(file):
                 lying.foreign = lying.foreign or file.name
         if lying.chosen:
             below += [f"{entry.name}/{one.name}" for one in files if is_folder(one) and _holds_nifti(Path(one.path))]
@@ -267,8 +267,9 @@ def _find_pairs(config: DatasetConfig) -> Layout:
             found.setdefault(stem, FoundFiles()).add_file(LABEL, path)
     for place in (IMAGES, LABELS):
         for entry in list_entries(config.path / place):
-            if (foreign := foreign_stem(entry.name)) is not None:
-                case = (split_channel(foreign) or (foreign,))[0] if raw else foreign
+            if (foreign := foreign_stem(entry.name)) is not None and not is_folder(entry):
+                case = (split_channel(foreign) or (foreign,))[0] if raw and place == IMAGES else foreign
+                case = roles.strip_label(case) if place == LABELS else case
                 found.setdefault(case, FoundFiles()).foreign = entry.name
     candidates = [_make_candidate(key, lying) for key, lying in sorted(found.items())]
     layout = Layout(tuple(candidates), dict(described.concepts), channels, not raw, described.ignored)

@@ -20,6 +20,8 @@ from site_agent.datasets.nifti import require_room
 
 MOST_LOST, _LEAST_DRAWN = 3, 3
 """Slices of a gap that is a loss, at most; how many times as many have to have contrast (dots in a test have less)."""
+_LEAST_FULL = 0.5
+"""Of what a slice holds (median), what both sides of a loss hold, at least. Where a mask thins out, they hold less."""
 LEAST_MM, MOST_MM = 0.005, 100.0
 """Edges of a voxel between which a body is imaged: from micro-CT to a scout's slices."""
 MOST_LEAN = 0.5
@@ -75,19 +77,24 @@ def judge_values(image: FloatArray, name: str = "") -> None:
 
 def judge_slices(image: FloatArray, name: str) -> None:
     """Raise CaseError where up to `MOST_LOST` slices of one value lie between slices that have contrast: lost on their
-    way, and filled up. What lies beyond a body (masked, cropped) is no such gap.
+    way, and filled up. What lies beyond a body (masked, cropped) is no such gap, nor where a mask thins out.
 
     Args:
         image: (X, Y, Z): along the last axis, as scanners' slices are stored.
     """
-    flat = image.min(axis=(0, 1)) == image.max(axis=(0, 1))
-    drawn = np.flatnonzero(~flat)
+    low = image.min(axis=(0, 1))
+    drawn = np.flatnonzero(low != image.max(axis=(0, 1)))
     gaps = np.diff(drawn) - 1
     lost = np.flatnonzero((gaps > 0) & (gaps <= MOST_LOST))
-    if lost.size and drawn.size >= _LEAST_DRAWN * gaps[lost].sum():
-        first = int(drawn[lost[0]]) + 2
-        what = f"slice {first} of {image.shape[2]} holds one value, and those around it do not"
-        raise CaseError(Reason.MISSING_SLICES, what, where=name, advice="Export it again: slices were lost on the way")
+    if drawn.size < _LEAST_DRAWN * gaps[lost].sum():
+        return
+    for place in lost:
+        first = int(drawn[place]) + 1
+        held = np.count_nonzero(image[..., drawn] != low[first], axis=(0, 1))
+        if min(held[place], held[place + 1]) >= _LEAST_FULL * np.median(held):
+            what = f"slice {first + 1} of {image.shape[2]} holds one value, and those around it do not"
+            advice = "Export it again: slices were lost on the way"
+            raise CaseError(Reason.MISSING_SLICES, what, where=name, advice=advice)
 
 
 def judge_against_label(image: FloatArray, read_label: Callable[[], npt.NDArray[Any]], name: str) -> None:

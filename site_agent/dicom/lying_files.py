@@ -18,6 +18,11 @@ _SHOWN = (
 )
 """What says, beside the pixels, what an object shows and where."""
 _SUFFIXES = (".dcm", ".dicom", ".ima")
+_OF_OTHERS = (
+    *(".nii.gz", ".img.gz", ".mgz", ".mha.gz", ".csv.gz", ".log.gz", ".npz", ".img", ".raw", ".bin"),
+    *(".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp", ".jar", ".whl"),
+)
+"""Packed, or beginning with zeros, as they have to be: nobody took them for DICOM."""
 _ARCHIVES = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip file"),
@@ -47,6 +52,8 @@ def sniff_dicom(path: Path) -> bool | None:
 
 def name_stranger(path: Path) -> str:
     """Why a file that is no DICOM may have been meant to be some; "" where nothing speaks for it."""
+    if path.name.lower().endswith(_OF_OTHERS):
+        return ""
     try:
         with open_file(path) as file:
             start = file.read(HEAD)
@@ -59,7 +66,7 @@ def name_stranger(path: Path) -> str:
     if not start:
         return "is empty" if named else ""
     if not start.strip(b"\0"):
-        return "holds zeros alone: copy it again"
+        return "holds zeros alone: copy it again" if len(start) < HEAD else "begins with zeros alone: copy it again"
     return "is named like DICOM, and is none" if named else ""
 
 

@@ -167,7 +167,11 @@ class Lineage:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                 if erases and db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                    raise sqlite3.OperationalError("what was erased is still in its log: another command reads it")
+                    raise WorkFailed(
+                        "what was erased is still in its log: another command reads it",
+                        where=str(self._path),
+                        advice="End that command, and erase once more",
+                    )
             except sqlite3.Error as error:
                 raise WorkFailed(
                     f"the record of which case went where cannot be used ({error})",

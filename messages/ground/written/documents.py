@@ -65,6 +65,6 @@ def _name_oddity(lines: list[str], number: int) -> str:
         if kind in ("Cf", "Zs") and letter != " ":
             name = unicodedata.name(letter, "no name").lower()
             return f"Line {number} has an invisible letter (U+{ord(letter):04X}, {name}): take it away"
-    if re.search(r"\w:\\|\\\\", line):
+    if re.search(r"\w:\\|\\\\", line) and re.search(r"(?<!\\)(?:\\\\)*\\(?!\\)", line):
         return f"Line {number} has a backslash: write it twice, or / in its place"
     return ""

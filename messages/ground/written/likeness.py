@@ -121,7 +121,9 @@ def list_meanings(entry: str, *, lost: bool = True) -> frozenset[str]:
 
 def _mean_decoded(normal: str, lost: bool) -> frozenset[str]:
     """An entry out of an address: %2F is a sign, and + may be a space (RFC 3986, 2.1)."""
-    decoded = unquote(normal) if "%" in normal else normal
+    decoded = normal
+    while (further := unquote(decoded)) != decoded:
+        decoded = further
     return frozenset() if decoded == normal else list_meanings(decoded.replace("+", " "), lost=lost)
 
 

@@ -165,9 +165,9 @@ class FolderReader:
             files.setdefault(digest, []).append(name)
         found: list[str] = []
         for names in files.values():
-            objects = [_read_file(self._folder / name) for name in names] if len(names) > 1 else []
-            whole = [one for one in objects if one is not None]
-            if not all(holds_same(whole[0], one) for one in whole[1:]):
+            whole = (obj for name in names if (obj := _read_file(self._folder / name)) is not None)
+            first = next(whole, None) if len(names) > 1 else None
+            if first is not None and not all(holds_same(first, one) for one in whole):
                 found += names
         return found
 

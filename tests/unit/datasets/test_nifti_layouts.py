@@ -398,6 +398,20 @@ def test_an_image_in_a_format_that_is_not_read_is_named(tmp_path: Path, file: st
     assert all(file in one.text and "Convert it to NIfTI" in one.text for one in found.details)
 
 
+def test_a_label_in_a_format_that_is_not_read_is_its_cases(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    save_image(data / "imagesTr" / "one.nii.gz", make_image())
+    save_image(data / "labelsTr" / "two-seg.nii.gz", make_label())
+    (data / "labelsTr" / "one-seg.nrrd").write_bytes(b"NRRD0004")
+    told = {"source": "decathlon", "path": data, "channels": ["T1"], "labels": {"1": "NCR", "2": "ED", "3": "ET"}}
+    config = parse_settings({**told, "names": {"label": ["seg"]}}, DatasetConfig, "site.toml")
+
+    found = survey_cases(config, ("T1",), ["NCR"])
+
+    assert found.left_out == {Reason.NO_IMAGE: 1, Reason.NO_LABEL: 1}
+    assert "one-seg.nrrd" in found.details[0].text
+
+
 def test_images_of_a_decathlon_folder_in_a_format_that_is_not_read_are_named(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name in ("one", "two"):

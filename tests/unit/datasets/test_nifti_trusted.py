@@ -297,6 +297,16 @@ def test_slices_that_were_lost_inside_and_filled_up_leave_out_their_case(
     assert used or f"slice {lost[0] + 1} of 8" in found.details[0].text
 
 
+def test_a_mask_that_thins_out_to_nothing_and_begins_again_has_lost_no_slice(tmp_path: Path) -> None:
+    other = save_pair(tmp_path)
+    voxels = make_image() + 1
+    voxels[..., 3] = 0
+    for beside in (2, 4):
+        voxels[1:, :, beside] = 0
+    save_image(other / IMAGE, voxels)
+    assert OTHER in [case.key for case in survey(tmp_path).cases]
+
+
 def test_a_file_without_sform_and_qform_is_as_large_as_pixdim_says(tmp_path: Path) -> None:
     other = save_pair(tmp_path)
     for file in (IMAGE, LABEL):

@@ -223,6 +223,15 @@ def test_the_operator_sees_counts_by_class_and_which_one_no_case_has(tmp_path: P
     assert (shown.patient, shown.why, shown.shape) == ("p0", ("the table says: malignant",), (EDGE, EDGE, 1))
 
 
+def test_a_case_of_somebody_who_has_withdrawn_is_not_shown_as_used(tmp_path: Path) -> None:
+    (tmp_path / "withdrawn.txt").write_text("p0\n")
+    chosen = config(write_pictures(tmp_path / "set", WORDS), withdrawn=str(tmp_path / "withdrawn.txt"))
+    shown = show_case("breast", chosen, tmp_path / "state", "images/us-01")
+    assert shown is not None
+    assert shown.decided == "left out: consent was withdrawn (withdrawn)"
+    assert not shown.digest
+
+
 def test_a_table_that_changes_is_another_data_set(tmp_path: Path) -> None:
     chosen = config(write_pictures(tmp_path / "set", WORDS))
     before = guard.look_at(chosen)

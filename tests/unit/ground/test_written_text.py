@@ -96,6 +96,12 @@ def test_toml_says_which_letter_no_keyboard_gives() -> None:
         assert said in str(caught.value)
 
 
+def test_backslashes_that_are_written_twice_are_not_told_as_the_mistake() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_experiment('path = "C:\\\\data\n', "e.toml")
+    assert "backslash" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "{", '{"a": 1,}'])
 def test_json_that_cannot_be_read_is_a_line(content: str) -> None:
     with pytest.raises(DataError, match=r"d\.json: cannot be read as JSON"):

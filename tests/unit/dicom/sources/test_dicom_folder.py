@@ -368,10 +368,13 @@ def test_what_was_meant_to_be_dicom_and_is_none_is_told_by_its_name(tmp_path: Pa
     (tmp_path / "5.IMA").write_text("version https://git-lfs.github.com/spec/v1")
     (tmp_path / "autorun.inf").write_text("[autorun]")
     (tmp_path / ".gitkeep").touch()
+    (tmp_path / "report.docx").write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "label.nii.gz").write_bytes(b"\x1f\x8b" + bytes(40))
+    (tmp_path / "volume.raw").write_bytes(bytes(4096))
     source = reader(tmp_path)
     source.find_studies()
 
-    assert source.looked == Looked(objects=1, not_dicom=7)
+    assert source.looked == Looked(objects=1, not_dicom=10)
     assert names_of(source) == ["2.dcm.gz", "3.dcm", "4", "5.IMA", "study.zip"]
 
 
