@@ -216,8 +216,8 @@ MUTATIONS = (
     Mutation(
         "nothing is pruned",
         "coordinator/work/blobs.py",
-        "                if path.is_file() and len(path.name) == 64 and path.name not in keep:\n",
-        "                if path.is_file() and not keep:\n",
+        "if one.is_file() and len(one.name) == 64 and one.name not in keep]",
+        "if one.is_file() and not keep]",
     ),
     Mutation(
         "a site frees nothing when the experiment ends",
