@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 from functools import cache
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,24 @@ def find_own_events() -> frozenset[str]:
     return frozenset(found)
 
 
+def list_packages(root: str) -> dict[str, str]:
+    """Name → version of a package and what it asks for, through others too: a hospital's own packages stay out."""
+    found: dict[str, str] = {}
+    asked, seen = [root], set[str]()
+    while asked:
+        name = re.sub(r"[-_.]+", "-", asked.pop()).lower()  # PEP 503
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            one = distribution(name)
+        except PackageNotFoundError:
+            continue
+        found[name] = one.version
+        asked += [match[0] for line in one.requires or () if (match := re.match(r"[A-Za-z0-9._-]+", line))]
+    return found
+
+
 def make_bundle(checks: Iterable[Check], settings: BaseModel, lines: Iterable[str]) -> dict[str, str]:
     """Name in the bundle → its whole content, as text."""
     told = describe_lines(lines)
@@ -109,7 +127,7 @@ def make_bundle(checks: Iterable[Check], settings: BaseModel, lines: Iterable[st
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "packages": {one.metadata["Name"]: one.version for one in distributions()},
+        "packages": list_packages("konsil"),
     }
     findings = [{"check": one.name.partition(" ")[0], "grade": one.grade.value} for one in checks]
     return {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from queue import Empty, SimpleQueue
 
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Delivery, Start
@@ -59,18 +61,19 @@ def check_line(address: BrokerAddress, party: str, consortium: str, sites: Itera
 def _listen(bus: RabbitBus, consortium: str) -> dict[str, float]:
     """Site → seconds by which its clock is ahead of ours."""
     heard: dict[str, float] = {}
-
-    def take(delivery: Delivery) -> None:
-        subscription.ack(delivery)
+    came: SimpleQueue[Delivery] = SimpleQueue()  # the first may come before `subscribe` has returned
+    subscription = bus.subscribe(PROGRESS, came.put, start=Start.NEXT, credit=64)
+    end = time.monotonic() + HEARD_WITHIN
+    while (left := end - time.monotonic()) > 0:
         try:
+            delivery = came.get(timeout=left)
+        except Empty:
+            break
+        subscription.ack(delivery)
+        with contextlib.suppress(MalformedMessage):
             event = decode_event(delivery.body)
             check_origin(event, delivery.key, delivery.user, consortium)
-        except MalformedMessage:
-            return
-        if isinstance(event.body, Alive):
-            heard[event.sender] = event.time - time.time()
-
-    subscription = bus.subscribe(PROGRESS, take, start=Start.NEXT, credit=64)
-    time.sleep(HEARD_WITHIN)
+            if isinstance(event.body, Alive):
+                heard[event.sender] = event.time - time.time()
     subscription.cancel()
     return heard

@@ -17,6 +17,8 @@ from deploy.story.story import ExperimentStory
 from messages.ground.errors import WorkFailed
 
 ALLOW = "MLFLOW_ALLOW_FILE_STORE"
+QUIET = "MLFLOW_DISABLE_TELEMETRY"
+"""MLflow 3 tells its makers of each use, from its import on: an export tells nobody."""
 MOST_TEXT = 6000
 """Characters of a parameter that MLflow takes."""
 AT_ONCE = 900
@@ -38,6 +40,7 @@ class MlflowRun:
     def __init__(self, folder: Path) -> None:
         need_module("mlflow", what="--mlflow")
         os.environ.setdefault(ALLOW, "true")
+        os.environ[QUIET] = "true"
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 

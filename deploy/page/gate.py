@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -65,6 +66,7 @@ class Gate:
         self._link = None if logins is not None else secrets.token_urlsafe(32)
         self._visits: dict[str, Visit] = {}
         self._wrong, self._paused_until = 0, 0.0
+        self._one_try = threading.Lock()
 
     @property
     def link(self) -> str | None:
@@ -79,7 +81,14 @@ class Gate:
         return self._begin_visit(self.login)
 
     def try_password(self, name: str, password: str) -> str | None:
-        """The cookie of who brings a login's password. Takes a tenth of a second, for a wrong name, too."""
+        """The cookie of who brings a login's password. Takes a tenth of a second, for a wrong name, too.
+
+        One after another: tries at once would all begin before the first is counted, with 32 MiB each.
+        """
+        with self._one_try:
+            return self._try_password(name, password)
+
+    def _try_password(self, name: str, password: str) -> str | None:
         if self.logins is None or self._clock() < self._paused_until:
             return None
         known = check_password(self.logins.get(name, DUMMY), password)
@@ -90,6 +99,10 @@ class Gate:
             return None
         self._wrong = 0
         return self._begin_visit(name)
+
+    def now(self) -> float:
+        """The clock by which visits end."""
+        return self._clock()
 
     def _begin_visit(self, login: str) -> str:
         now = self._clock()
@@ -168,7 +181,6 @@ def add_login(path: Path, name: str, password: str) -> None:
     known = read_logins(path) if path.exists() else {}
     known[name] = hash_password(password, secrets.token_bytes(16))
     try:
-        replace_file(path, "".join(f"{one}:{line}\n" for one, line in sorted(known.items())).encode())
-        path.chmod(0o600)
+        replace_file(path, "".join(f"{one}:{line}\n" for one, line in sorted(known.items())).encode(), mode=0o600)
     except OSError as error:
         raise RequestError(f"cannot be written ({error.strerror})", where=str(path)) from None

@@ -125,7 +125,7 @@ class HospitalFace:
         answer, told = self._status.found, []
         if self._status.trouble:
             told.append(f"The agent does not answer: {self._status.trouble}")
-        told += [one.trouble for one in (self._jobs, self._ledger) if one.trouble]
+        told += [one.trouble for one in (self._jobs, self._ledger, self._ordered, self._stock) if one.trouble]
         if answer is not None:
             if line := unconfirmed_words(answer["unconfirmed"]):
                 told.append(line)

@@ -286,7 +286,9 @@ def read_figures(metrics: MetricsSettings) -> Figures:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        with urllib.request.urlopen(f"http://{metrics.listen}/metrics", timeout=5.0) as answer:
+        # The figures are of this machine: no http_proxy of its environment is asked for them.
+        straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with straight.open(f"http://{metrics.listen}/metrics", timeout=5.0) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
     except (OSError, ValueError) as error:
         raise Unreachable(f"no answer ({error})", where=str(metrics.listen)) from None

@@ -112,7 +112,7 @@ def serve_face(
     with open_socket(place) as listening:
         port = listening.getsockname()[1]
         scheme = "http" if place.cert is None else "https"
-        settings = WebSettings(name_hosts(place, port), scheme)
+        settings = WebSettings(name_hosts(place, port), scheme, port)
         config_tls = {} if place.cert is None else {"ssl_certfile": str(place.cert), "ssl_keyfile": str(place.key)}
         face = start()
         gate = Gate(_user(), logins, time.monotonic)

@@ -49,8 +49,8 @@ class Sheet:
     links: tuple[tuple[str, str], ...] = ()
 
     def is_fresh(self, now: float) -> bool:
-        """Whether it may look as if all were well."""
-        return self.heard_at is not None and now - self.heard_at < STALE_AFTER
+        """Whether it may look as if all were well. A clock that was set back makes nothing fresh."""
+        return self.heard_at is not None and abs(now - self.heard_at) < STALE_AFTER
 
     def tell_age(self, now: float) -> str:
         """ "as of 14:03:12Z", with the day where that is another one."""

@@ -68,10 +68,17 @@ class OrderDesk(Protocol):
 
 @dataclass
 class WebSettings:
-    """How a page is reached. `hosts`: what a request may name as its host; `origin_scheme`: http or https."""
+    """How a page is reached. `hosts`: what a request may name as its host; `scheme`: http or https."""
 
     hosts: frozenset[str]
     scheme: str = "http"
+    port: int = 0
+    """Browsers give a host's cookies to all its ports (RFC 6265, 8.5): each page has a cookie by its own port."""
+
+    @property
+    def cookie(self) -> str:
+        """The cookie's name."""
+        return f"{COOKIE}-{self.port}" if self.port else COOKIE
 
 
 class Web:
@@ -113,7 +120,7 @@ class Web:
     # who it is
 
     def _visit(self, request: Request) -> Visit | None:
-        return self._gate.find_visit(request.cookies.get(COOKIE))
+        return self._gate.find_visit(request.cookies.get(self._settings.cookie))
 
     def _turn_away(self, status: int = 403) -> Response:
         if self._gate.logins is not None:
@@ -132,7 +139,7 @@ class Web:
             '<meta http-equiv="refresh" content="0;url=/"><p><a href="/">To the page</a></p></html>'
         )
         answer.set_cookie(
-            COOKIE,
+            self._settings.cookie,
             cookie,
             max_age=int(SESSION_SECONDS),
             httponly=True,
@@ -224,7 +231,7 @@ class Web:
         before, pulsed = "", 0.0
         loop = asyncio.get_running_loop()
         try:
-            while not self.ending:
+            while not self.ending and visit.until > self._gate.now():
                 sheet = await run_in_threadpool(self._find_sheet, path, chosen)
                 if sheet is None:
                     return

@@ -10,6 +10,7 @@ reporting"; huggingface.co/docs/hub/model-cards.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError, WorkFailed
 from messages.ground.settings import read_settings
+from messages.ground.shown import escape_controls
 from messages.sections import CardFacts
 from nets.bundle import describe_bundle
 
@@ -82,12 +84,20 @@ def write_metadata(story: ExperimentStory, about: Mapping[str, Any], path: Path)
         ConfigError: the experiment names something in other than plain words. WorkFailed: it cannot be written.
     """
     told = [one.platform.versions for one in story.sites.values() if one.platform]
-    versions = {name: max((one.get(name, "") for one in told), default="") for name in ("monai", "torch", "numpy")}
+    versions = {
+        name: max((one.get(name, "") for one in told), key=_rank_version, default="")
+        for name in ("monai", "torch", "numpy")
+    }
     content = json.dumps(describe_bundle(about, {k: v or NOT_STATED for k, v in versions.items()}), indent=2)
     try:
         replace_file(path, content.encode())
     except OSError as error:
         raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def _rank_version(version: str) -> list[int]:
+    """2.10 comes after 2.9."""
+    return [int(part) for part in re.findall(r"[0-9]{1,9}", version)]
 
 
 def _program_of(story: ExperimentStory) -> str:
@@ -246,4 +256,5 @@ def _state(words: str, before: str = "") -> str:
 
 def _escape(text: str) -> str:
     """Text of a person or a file in one line of Markdown, without markup of its own but code."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    plain = escape_controls(" ".join(text.split())).replace("](", "]\\(")  # no link, and no picture from elsewhere
+    return plain.replace("|", "\\|").replace("<", "&lt;")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -35,6 +36,15 @@ SizeBytes = Annotated[int, _parse_text(units.size_bytes), Field(ge=0, lt=2**63)]
 Rate = Annotated[float, _parse_text(units.bytes_per_second), Field(gt=0)]
 WorkHours = Annotated[units.Hours, _parse_text(units.Hours.parse_hours)]
 Name = Annotated[str, Field(pattern=WHOLE_NAME)]
+
+
+def _is_place(address: str) -> bool:
+    """Whether an address of a form that fits names a host, and a port that there can be."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname and parts.port)
+    except ValueError:
+        return False
 
 
 class BrokerAddress(Settings):
@@ -70,6 +80,8 @@ class BrokerAddress(Settings):
     def _stays_private(self) -> Self:
         if self.proxy is not None and self.ca is None:
             raise ValueError("proxy: a way through others' machines needs TLS: name the broker's authority with ca")
+        if self.proxy is not None and not _is_place(self.proxy):
+            raise ValueError('proxy: write it as "http://proxy.example.org:3128", with a port from 1 to 65535')
         if self.proxy is None and (self.proxy_user or self.proxy_password.get_secret_value()):
             raise ValueError("proxy_user and proxy_password mean nothing without proxy")
         return self

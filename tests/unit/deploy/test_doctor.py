@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sqlite3
@@ -14,7 +15,7 @@ from places import TESTS
 
 from coordinator.record.journal import lock_folder
 from deploy.cli.command import run_command
-from deploy.doctor.bundle import describe_lines
+from deploy.doctor.bundle import describe_lines, list_packages
 
 STATE = TESTS / "audit" / "data" / "state-58c5dea.zip"
 NOBODY = '[broker]\nhost = "127.0.0.1"\nport = 1\n'
@@ -166,3 +167,15 @@ def test_only_our_own_sentences_of_a_log_are_kept() -> None:
         {},
         {"event": "lines that are none of ours", "reason": "2"},
     ]
+
+
+def test_a_bundle_names_no_package_that_konsil_does_not_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mueller_pacs-1.0.dist-info").mkdir()
+    (tmp_path / "mueller_pacs-1.0.dist-info" / "METADATA").write_text("Name: mueller-pacs\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.metadata.version("mueller-pacs") == "1.0"
+    found = list_packages("konsil")
+    assert "mueller-pacs" not in found
+    assert {"konsil", "pika", "pydantic-core"} <= set(found)

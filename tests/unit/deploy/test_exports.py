@@ -70,6 +70,7 @@ def test_mlflows_own_reader_gives_the_logs_numbers(tmp_path: Path) -> None:
         (target,) = open_targets(None, tmp_path / "runs", None)
         target.take_story(story)
         target.close()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true", "nobody else is told of an export"
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     client = MlflowClient(tracking_uri=(tmp_path / "runs").as_uri())
     named = client.get_experiment_by_name("konsil")

@@ -47,6 +47,12 @@ def test_text_of_people_makes_no_markup_and_no_second_line() -> None:
     assert line == "- **Known risks and limitations:** &lt;script>x&lt;/script> ## Heading \\| cell"
 
 
+def test_text_of_people_makes_no_link_no_picture_and_turns_no_line_round() -> None:
+    card = render_card(STORY, CardFacts(contact="![x](https://example.org/seen.png) \u202egro"))
+    assert "](http" not in card
+    assert "\u202e" not in card
+
+
 def test_without_a_test_score_the_card_says_so() -> None:
     card = render_card(replace(STORY, evaluations={}), CardFacts())
     assert "Test scores: not stated" in card

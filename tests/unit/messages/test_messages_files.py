@@ -335,3 +335,9 @@ def test_secrets_come_from_files_and_credentials_and_are_never_shown(
     with pytest.raises(ConfigError) as caught:
         settings.parse_settings({"password": 12345}, BrokerAddress, "x")
     assert "12345" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:99999", "http://proxy:0", "http://a:b:80", "http://[zz]:80"])
+def test_a_proxy_with_a_port_or_host_that_cannot_be_is_refused_where_it_is_written(proxy: str) -> None:
+    with pytest.raises(ConfigError, match="with a port from 1 to 65535"):
+        settings.parse_settings({"proxy": proxy, "ca": "ca.pem"}, BrokerAddress, "site.toml")

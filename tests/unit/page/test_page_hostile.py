@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -15,7 +17,7 @@ from page_rig import HOST, ORIGIN, Browser, Hospital, Ticking, job_of, open_brow
 from deploy.demo.experiments import glioma_demo
 from deploy.page.gate import ORDER_SECONDS, PAUSE_AFTER, Gate, add_login, read_logins
 from deploy.page.sheet import Section, Sheet
-from deploy.page.web import COOKIE, POLICY
+from deploy.page.web import COOKIE, POLICY, WebSettings
 from messages.ground.errors import ConfigError, RequestError
 
 EVIL = "<script>alert(1)</script>\u202e\u2066\x1b[2J\"'&lt;"
@@ -265,3 +267,33 @@ def test_a_file_of_logins_that_others_may_read_or_that_is_none_is_refused(tmp_pa
         read_logins(file)
     with pytest.raises(RequestError, match="too short"):
         add_login(tmp_path / "other", "it", "short")
+
+
+def test_guesses_at_once_are_slowed_as_those_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, checked = tmp_path / "logins", []
+    add_login(file, "it", "correct horse battery")
+    gate = Gate("nobody", read_logins(file), Ticking(0.0))
+    together = threading.Barrier(4 * PAUSE_AFTER)
+
+    def check(line: str, password: str) -> bool:
+        checked.append(password)
+        time.sleep(0.01)  # as scrypt lets others run
+        return False
+
+    monkeypatch.setattr("deploy.page.gate.check_password", check)
+
+    def guess() -> None:
+        together.wait()
+        gate.try_password("it", "wrong")
+
+    threads = [threading.Thread(target=guess) for _ in range(together.parties)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(checked) == PAUSE_AFTER
+
+
+def test_two_pages_of_one_machine_have_a_cookie_each() -> None:
+    hosts = frozenset({HOST})
+    assert WebSettings(hosts, port=8470).cookie != WebSettings(hosts, port=8471).cookie

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import PARTIES, consortium_definitions
+from brokers import PARTIES, PATIENCE, consortium_definitions
 from page_rig import Hospital, Ticking, job_of, open_browser, operator, researcher
 
 from deploy.cli.command import run_command
@@ -222,3 +222,30 @@ def test_the_coordinators_own_profile_opens_no_researchers_page(
     file.write_text('name = "coordinator"\nrole = "coordinator"\nconsortium = "c"\n[broker]\npassword = "x"\n')
     assert run_command(["page", "--profile", str(file), "--port", "0"]) == 2
     assert "--coordinator coordinator.toml" in capsys.readouterr().err
+
+
+def test_a_stream_ends_when_its_visit_does() -> None:
+    import asyncio
+
+    clock = Ticking()
+    browser = open_browser(researcher(clock=clock), clock)
+    visit = next(iter(browser.web._gate._visits.values()))
+
+    async def read() -> list[str]:
+        stream = browser.web._tell_changes("/", (), visit, "/stream/")
+        told = [await anext(stream)]
+        clock.now = visit.until
+        return told + [one async for one in stream]
+
+    assert len(asyncio.run(asyncio.wait_for(read(), PATIENCE))) == 1
+
+
+def test_a_clock_that_was_set_back_makes_nothing_fresh() -> None:
+    sheet = Sheet("t", "l", (), heard_at=10_000.0)
+    assert sheet.is_fresh(10_001.0)
+    assert not sheet.is_fresh(6_400.0)
+
+
+def test_orders_that_cannot_be_read_are_told(hospital: Hospital) -> None:
+    hospital.face._ordered.trouble = "no such table"
+    assert "no such table" in open_browser(hospital.face).get("/").text
