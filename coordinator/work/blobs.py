@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,11 @@ class Blobs:
         folder = self.folder / experiment
         if not folder.is_dir():
             return []
-        gone = [one for one in folder.iterdir() if one.is_file() and len(one.name) == 64 and one.name not in keep]
-        return [one.replace(self.scratch_file(experiment, f"gone-{one.name}")) for one in gone]
+        gone = []
+        for one in [one for one in folder.iterdir() if len(one.name) == 64 and one.name not in keep and one.is_file()]:
+            with suppress(FileNotFoundError):  # a job that found it broken has removed it meanwhile
+                gone.append(one.replace(self.scratch_file(experiment, f"gone-{one.name}")))
+        return gone
 
     def remove_scratch(self) -> None:
         """Remove what jobs of a process that was killed were writing; while no job runs. Transfers are resumed."""

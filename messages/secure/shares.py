@@ -90,11 +90,16 @@ def rebuild_secret(
     values = {place: int.from_bytes(share, "big") for place, share in shares.items() if is_share(share)}
     malformed = tuple(sorted(set(shares) - set(values)))
     order = sorted(values, key=lambda place: (place in doubted, place))
+    best: RebuiltSecret | None = None
     for secret, polynomial in _guess_secrets(values, order, threshold):
         if secret < 2 ** (8 * SECRET_BYTES) and is_right(found := secret.to_bytes(SECRET_BYTES, "big")):
             wrong = [place for place in order if polynomial(place) != values[place]]
-            return RebuiltSecret(found, tuple(sorted({*malformed, *wrong})))
-    return RebuiltSecret(None, malformed)
+            fits = RebuiltSecret(found, tuple(sorted({*malformed, *wrong})))
+            if 2 * len(wrong) <= len(order) - threshold:
+                return fits  # no other polynomial has so many shares on it
+            # Wrong shares may cancel out in the secret: then it is right, and those who told the truth look wrong.
+            best = fits if best is None or len(fits.wrong) < len(best.wrong) else best
+    return best or RebuiltSecret(None, malformed)
 
 
 Guess = tuple[int, Callable[[int], int]]

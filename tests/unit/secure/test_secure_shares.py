@@ -92,6 +92,13 @@ def test_of_a_hundred_shares_as_many_are_borne_wrong_as_a_code_bears_and_all_wro
     assert len(asked) <= 1
 
 
+def test_liars_whose_lies_cancel_out_in_the_secret_name_nobody_else() -> None:
+    secret, shares = b"x" * 32, places_of(split_secret(b"x" * 32, 3, 7, b"s" * 32))
+    for liar in (1, 2):  # of the shares at 1, 2 and 3 the secret is 3 of the first less 3 of the second and the third
+        shares[liar] = ((int.from_bytes(shares[liar], "big") + 5) % PRIME).to_bytes(33, "big")
+    assert rebuild_secret(shares, 3, secret.__eq__) == RebuiltSecret(secret, (1, 2))
+
+
 def test_what_is_no_share_is_named() -> None:
     secret, shares = b"x" * 32, places_of(split_secret(b"x" * 32, 2, 4, b"s" * 32))
     shares |= {1: PRIME.to_bytes(33, "big"), 3: b"short"}
