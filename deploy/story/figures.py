@@ -94,7 +94,7 @@ class CurvePoint:
     """One value of one curve, as trackers of experiments keep them.
 
     Attributes:
-        name: "loss/all", "loss/SITE", "validation/all/dice", "test/SITE/dice.TARGET", "round/seconds" …
+        name: "loss/all", "loss/SITE", "validation/all/METRIC", "test/SITE/METRIC.TARGET", "round/seconds" …
         step: the round; of a score, how many rounds made the model.
         time: seconds since 1970, as the log has it.
     """

@@ -43,7 +43,7 @@ def test_the_bound_stays_below_the_claim_in_20_of_20_runs() -> None:
         assert sum(not one[check] for one in runs) == 0, check
 
 
-def _clip_nothing(gradient: torch.Tensor, clip_norm: float) -> torch.Tensor:
+def _clip_nothing(gradient: torch.Tensor, clip_norm: float, _units: int) -> torch.Tensor:
     return (gradient.double() * steps_per_unit(clip_norm)).round().to(torch.int64)
 
 
@@ -100,7 +100,7 @@ def test_a_divisor_that_tells_how_many_were_drawn_is_found(monkeypatch: pytest.M
 
 def test_a_patient_that_counts_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     real = private.clip_to_grid
-    monkeypatch.setattr(private, "clip_to_grid", lambda gradient, norm: 2 * real(gradient, norm))
+    monkeypatch.setattr(private, "clip_to_grid", lambda gradient, norm, units: 2 * real(gradient, norm, units))
     assert not _audit()["sensitivity_ok"]
 
 
