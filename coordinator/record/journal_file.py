@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,21 @@ from messages.ground.errors import KonsilError, LogBroken, MalformedMessage, Req
 
 LAYOUT = 1
 """Of the tables (PRAGMA user_version; 0 was written before there was a number, and is the same)."""
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a coordinator holds the journal in this state folder; nothing is made there.
+
+    Linux lists locks in /proc/locks (proc(5)). To take the lock, even for an instant, could turn away a coordinator
+    that starts just then.
+    """
+    try:
+        found = (folder / "journal.lock").stat()
+        held = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    return any(place in line.split() and "FLOCK" in line for line in held.splitlines())
 
 
 def open_readonly(path: Path) -> Iterator[Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
+from coordinator.record.journal_file import is_in_use
 from coordinator.record.overview import look_at_journal
 from deploy.doctor.line import check_line
 from messages.ground.errors import KonsilError, RequestError
@@ -72,7 +72,7 @@ def _check_state(state: Path, reserve: int) -> Iterator[Check]:
 
 
 def _check_journal(state: Path) -> Iterator[Check]:
-    if _is_in_use(state):
+    if is_in_use(state):
         yield Check("service", Grade.OK, "a coordinator runs on this state")
     else:
         yield Check(
@@ -96,18 +96,6 @@ def _check_journal(state: Path) -> Iterator[Check]:
         yield Check(
             "journal", Grade.WARN, f"messages were set aside: {reasons}", "`konsil coordinator status` has them"
         )
-
-
-def _is_in_use(state: Path) -> bool:
-    """Whether a coordinator holds the journal's lock (flock(2)); nothing is made where there is none."""
-    try:
-        with (state / "journal.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _check_register(register: Register, config: CoordinatorConfig) -> Iterator[Check]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
+from coordinator.record.journal_file import is_in_use
 from coordinator.record.overview import Overview, look_at_journal
 from deploy.console import format_moment
 from deploy.notify.notices import DAY, list_coordinator_notices
@@ -223,7 +222,7 @@ class OperatorFace:
             sites = SitesSeen()
             self._known = (mark, look_at_journal(folder, sites.see_step), sites)
         _mark, overview, sites = self._known
-        return Consortium(overview, sites, is_held(folder / "journal.lock"))
+        return Consortium(overview, sites, is_in_use(folder))
 
 
 BROKER_ALARMS = {
@@ -248,22 +247,6 @@ def tell_days(keys: Sequence[KeyEntry], now: float) -> str:
     if not good:
         return "revoked or over"
     return f"{int((max(one.until for one in good) - now) / DAY)} days left"
-
-
-def is_held(lock: Path) -> bool:
-    """Whether somebody holds the lock of a journal; it is not kept."""
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(handle)
 
 
 def _stamp_of(file: Path) -> tuple[int, int]:
