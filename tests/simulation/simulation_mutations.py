@@ -216,8 +216,8 @@ MUTATIONS = (
     Mutation(
         "nothing is pruned",
         "coordinator/work/blobs.py",
-        "if one.is_file() and len(one.name) == 64 and one.name not in keep]",
-        "if one.is_file() and not keep]",
+        "if len(one.name) == 64 and one.name not in keep and one.is_file()]:",
+        "if not keep and one.is_file()]:",
     ),
     Mutation(
         "a site frees nothing when the experiment ends",
