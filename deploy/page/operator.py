@@ -150,7 +150,11 @@ class OperatorFace:
             if figures.get((name, ())) == 1.0:
                 rows.append([words, "The coordinator waits until it is over", "docs/reliability.md"])
         head = ["alarm", "what to do", "runbook"]
-        return make_table("Open now", head, rows, words={1, 2}) if rows else "<p>No alarm is open.</p>"
+        if rows:
+            return make_table("Open now", head, rows, words={1, 2})
+        if self._figures.found is None:
+            return "<p>None of disk, journal or certificate is open. Of sites and broker nothing is known.</p>"
+        return "<p>No alarm is open.</p>"
 
     def _liveness(self) -> dict[str, str]:
         return {

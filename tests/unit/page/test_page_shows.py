@@ -103,6 +103,15 @@ def test_an_operator_sees_an_admitted_site_that_never_wrote(tmp_path: Path) -> N
     assert ">never<" in page
 
 
+def test_an_operators_page_does_not_call_calm_what_it_cannot_see(tmp_path: Path) -> None:
+    face, journal = operator(tmp_path)
+    face._journal.look_once()
+    page = open_browser(face).get("/").text
+    journal.close()
+    assert "Of sites and broker nothing is known" in page
+    assert "No alarm is open" not in page
+
+
 def test_a_site_shows_what_awaits_approval_as_its_command_says_it(hospital: Hospital) -> None:
     browser = open_browser(hospital.face)
     page = browser.get("/").text
