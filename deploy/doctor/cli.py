@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from deploy.console import emit_json, note_line, say_line
+from deploy.console import note_line
+from deploy.findings import emit_findings, show_finding
 from deploy.session import profile as profiles
 from messages.ground.errors import ConfigError, RequestError
 from messages.ground.units import human_bytes
@@ -19,7 +20,6 @@ from messages.ground.written.documents import read_toml
 from site_agent.desk.checks import Check, exit_status
 
 SITE, COORDINATOR = Path("/etc/konsil/site.toml"), Path("/etc/konsil/coordinator.toml")
-MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 LOG_WITHIN = 20.0
 """Seconds that journalctl may take."""
 
@@ -64,12 +64,10 @@ def doctor(
     for check in run_checks(found):
         checks.append(check)
         if not as_json:
-            advice = f". {check.advice}" if check.advice else ""
-            say_line(f"{MARKS[check.grade]} {check.name:<18} {check.what}{advice}")
+            show_finding(check)
     status = exit_status(checks)
     if as_json:
-        rows = [{"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice} for one in checks]
-        emit_json({"party": found.kind, "checks": rows, "exit_status": status})
+        emit_findings(checks, {"party": found.kind})
     if bundle is not None:
         _offer_bundle(bundle, checks, found, log, yes=yes)
     raise typer.Exit(status)

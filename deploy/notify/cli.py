@@ -38,6 +38,7 @@ def notify_site(config: ConfigOption = SITE, test: TestOption = False, json_: Js
 
     Example: konsil site notify --test
     """
+    from messages.bus.amqp.tls import find_end_of_login
     from site_agent.config import read_config
     from site_agent.desk.control import ask_agent
     from site_agent.disk.room import room_left
@@ -53,7 +54,7 @@ def notify_site(config: ConfigOption = SITE, test: TestOption = False, json_: Js
         site.site.name,
         free=room_left(state, site.limits.disk),
         disk_below=site.notify.disk_below,
-        certificate_ends=_end_of(site.broker.cert),
+        certificate_ends=find_end_of_login(site.broker),
         now=time.time(),
     )
     _tell_notices(site.notify, state, notices, OF_AGENT if status is None else (), config, test, json_)
@@ -67,6 +68,7 @@ def notify_coordinator(config: ConfigOption = COORDINATOR, test: TestOption = Fa
     """
     from coordinator.config import read_config
     from coordinator.record import overview
+    from messages.bus.amqp.tls import find_end_of_login
 
     one = read_config(config)
     state = one.coordinator.state
@@ -77,7 +79,7 @@ def notify_coordinator(config: ConfigOption = COORDINATOR, test: TestOption = Fa
         liveness,
         absent_after=one.notify.absent_after,
         disk_below=one.notify.disk_below,
-        certificate_ends=_end_of(one.broker.cert),
+        certificate_ends=find_end_of_login(one.broker),
         now=time.time(),
     )
     _tell_notices(one.notify, state, notices, hidden, config, test, json_)
@@ -100,17 +102,6 @@ def read_liveness(metrics: MetricsSettings) -> dict[str, str]:
         for sample in family.samples
         if sample.name == "konsil_site_liveness" and sample.value == 1
     }
-
-
-def _end_of(certificate: Path | None) -> float | None:
-    if certificate is None:
-        return None
-    from messages.bus.amqp.tls import end_of_certificate
-
-    try:
-        return end_of_certificate(certificate.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _tell_notices(

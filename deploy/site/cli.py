@@ -59,12 +59,12 @@ def preflight(
 
     At the end the trainer does one step on invented data: by the experiment's net and patch, or a small U-Net's.
     """
+    from deploy.findings import emit_findings, show_finding
     from site_agent.config import read_config
     from site_agent.desk.checks import Check, Grade, exit_status
     from site_agent.desk.preflight import run_checks
     from site_agent.desk.trainer_trial import try_trainer
 
-    marks = {"ok": "✓", "warn": "!", "fail": "✗"}
     done: list[Check] = []
     _quieten_logs()
     site = read_config(config)
@@ -73,8 +73,7 @@ def preflight(
     def show_check(check: Check) -> None:
         done.append(check)
         if not as_json:
-            advice = f". {check.advice}" if check.advice else ""
-            say_line(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
+            show_finding(check)
 
     note_line("trying the broker, the coordinator and each data set; that may take a minute ...")
     for check in run_checks(site, experiment=wanted, file=config):
@@ -85,8 +84,7 @@ def preflight(
             show_check(check)
     status = exit_status(done)
     if as_json:
-        rows = [{"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice} for one in done]
-        emit_json({"checks": rows, "exit_status": status})
+        emit_findings(done)
     raise typer.Exit(status)
 
 
