@@ -18,7 +18,7 @@ from deploy.page.polling import Poller
 from deploy.page.sheet import Section, Sheet, make_list
 from deploy.report.html import NOTHING, make_definitions, make_table
 from messages import kinds
-from messages.bus.amqp.tls import end_of_certificate
+from messages.bus.amqp.tls import find_end_of_login
 from messages.chain import Entry
 from messages.ground.errors import KonsilError, Unreachable
 from messages.ground.operating.exposition import MetricsSettings
@@ -28,11 +28,11 @@ from messages.trust.settings import load_trust
 
 LOOK_EVERY = 1.5
 RUNBOOKS = {
-    "disk": "docs/operator.md",
-    "certificate": "docs/operator.md",
+    "disk": "docs/runbooks.md#konsillittlespace",
+    "certificate": "docs/runbooks.md#konsilcertificateendssoon",
     "journal": "docs/reliability.md",
     "paused": "docs/reliability.md",
-    "absent": "docs/reliability.md",
+    "absent": "docs/runbooks.md#konsilsiteabsent",
 }
 """Kind of alarm → the page that says what to do."""
 
@@ -139,16 +139,16 @@ class OperatorFace:
             self._liveness(),
             absent_after=self._config.notify.absent_after,
             disk_below=self._config.notify.disk_below,
-            certificate_ends=_end_of(self._config.broker.cert),
+            certificate_ends=find_end_of_login(self._config.broker),
             now=now,
         )
         figures = self._figures.found or {}
         rows = [
             [one.subject, one.text, RUNBOOKS.get(one.key.partition(" ")[0], NOTHING)] for one in notices if not one.past
         ]
-        for name, words in BROKER_ALARMS.items():
+        for name, (words, runbook) in BROKER_ALARMS.items():
             if figures.get((name, ())) == 1.0:
-                rows.append([words, "The coordinator waits until it is over", "docs/reliability.md"])
+                rows.append([words, "The coordinator waits until it is over", runbook])
         head = ["alarm", "what to do", "runbook"]
         if rows:
             return make_table("Open now", head, rows, words={1, 2})
@@ -207,7 +207,7 @@ class OperatorFace:
             ("Holds", one.problem or "every entry"),
             ("Free on its disk", human_bytes(one.free)),
         ]
-        end = _end_of(self._config.broker.cert)
+        end = find_end_of_login(self._config.broker)
         if end is not None:
             pairs.append(("Certificate for the broker", f"{max(0, int((end - time.time()) / DAY))} days left"))
         return make_definitions(pairs)
@@ -230,9 +230,9 @@ class OperatorFace:
 
 
 BROKER_ALARMS = {
-    "konsil_broker_blocked": "the broker takes no messages (disk or memory)",
-    "konsil_disk_full": "the journal waits for space on its disk",
-    "konsil_mark_missing": "our mark on uplink is not back: no timer fires",
+    "konsil_broker_blocked": ("the broker takes no messages (disk or memory)", "docs/runbooks.md#konsilbrokerblocked"),
+    "konsil_disk_full": ("the journal waits for space on its disk", "docs/runbooks.md#konsildiskfull"),
+    "konsil_mark_missing": ("our mark on uplink is not back: no timer fires", "docs/runbooks.md#konsilmarkmissing"),
 }
 SHOWN_FIGURES = (
     ("konsil_broker_connected", "Connected (1: yes)"),
@@ -259,13 +259,6 @@ def _stamp_of(file: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return (found.st_mtime_ns, found.st_size)
-
-
-def _end_of(certificate: Path | None) -> float | None:
-    try:
-        return None if certificate is None else end_of_certificate(certificate.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def read_figures(metrics: MetricsSettings) -> Figures:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import uvicorn
 from cryptography import x509
 
 from deploy.console import note_line, say_line
@@ -105,22 +106,22 @@ def serve_face(
     Args:
         start: begins to look, once it is known that the page can listen.
     """
-    import uvicorn
-
     check_place(place)
     logins = None if place.logins is None else read_logins(place.logins)
     with open_socket(place) as listening:
         port = listening.getsockname()[1]
         scheme = "http" if place.cert is None else "https"
         settings = WebSettings(name_hosts(place, port), scheme, port)
-        config_tls = {} if place.cert is None else {"ssl_certfile": str(place.cert), "ssl_keyfile": str(place.key)}
+        config_tls: dict[str, Any] = {}
+        if place.cert is not None:
+            config_tls = {"ssl_certfile": str(place.cert), "ssl_keyfile": str(place.key)}
         face = start()
         gate = Gate(_user(), logins, time.monotonic)
         web = Web(face, gate, settings, time.time, None if make_desk is None else make_desk(face))
         config = uvicorn.Config(
             web.app, log_level="critical", access_log=False, lifespan="off", server_header=False, date_header=False,
             ws="none", h11_max_incomplete_event_size=16 * 1024, timeout_graceful_shutdown=STOP_WITHIN,
-            limit_concurrency=128, proxy_headers=False, **config_tls,  # type: ignore[arg-type]
+            limit_concurrency=128, proxy_headers=False, **config_tls,
         )  # fmt: skip
         try:
             config.load()
@@ -147,13 +148,7 @@ def _user() -> str:
         return "link"
 
 
-def _server_class() -> Any:
-    import uvicorn
-
-    return uvicorn.Server
-
-
-class _Server(_server_class()):  # type: ignore[misc]
+class _Server(uvicorn.Server):
     """Ends the streams first: a browser would hold them open for ever."""
 
     def __init__(self, config: Any, web: Web) -> None:

@@ -286,7 +286,7 @@ class Web:
         )
         return page.render(action=action, fields=fields, words=words, grave=action != "/order")
 
-    async def _read_order(self, request: Request) -> tuple[Visit, dict[str, str]] | Response:
+    async def _read_order(self, request: Request) -> tuple[Visit, OrderDesk, dict[str, str]] | Response:
         visit = self._visit(request)
         if visit is None:
             return self._turn_away()
@@ -295,16 +295,15 @@ class Web:
         form = await _read_form(request)
         if not _is_same(form.pop("token", ""), visit.token):
             return self._tell("Not done", "This order did not come from this page", 403)
-        return visit, form
+        return visit, self._desk, form
 
     async def _propose_order(self, request: Request) -> Response:
         found = await self._read_order(request)
         if isinstance(found, Response):
             return found
-        visit, form = found
-        assert self._desk is not None  # noqa: S101 (for mypy: _read_order looked)
+        visit, desk, form = found
         try:
-            words = await run_in_threadpool(self._desk.describe_order, form)
+            words = await run_in_threadpool(desk.describe_order, form)
         except KonsilError as error:
             return self._tell("Not done", str(error), 400)
         name = visit.propose_order(form, self._wall())
@@ -317,13 +316,12 @@ class Web:
         found = await self._read_order(request)
         if isinstance(found, Response):
             return found
-        visit, form = found
-        assert self._desk is not None  # noqa: S101 (for mypy: _read_order looked)
+        visit, desk, form = found
         order = visit.take_order(form.get("order", ""), self._wall())
         if order is None:
             return self._tell("Not done", "This order was given already, or is too old", 400)
         try:
-            told = await run_in_threadpool(self._desk.carry_out, order, visit.login)
+            told = await run_in_threadpool(desk.carry_out, order, visit.login)
         except KonsilError as error:
             return self._tell("Not done", str(error), 409)
         return self._tell("Done", told, 200)

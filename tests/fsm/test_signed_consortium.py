@@ -56,6 +56,12 @@ def change_register(ring: KeyRing, consortium: VirtualConsortium, change: Callab
     return new
 
 
+def revoke(ring: KeyRing, consortium: VirtualConsortium, name: str) -> None:
+    """From now on no key of this party is good."""
+    now = consortium.clock.wall()
+    change_register(ring, consortium, lambda one: one.model_copy(update={"revoked": now}) if one.name == name else one)
+
+
 def test_a_site_whose_key_is_revoked_is_left_out_and_falls_silent_and_the_others_go_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,10 +97,7 @@ def test_an_experiment_fails_where_revoking_leaves_fewer_sites_than_it_needs(tmp
     def work(consortium: VirtualConsortium) -> None:
         start(consortium)
         consortium.until("round-start", 7200.0)
-        now = consortium.clock.wall()
-        change_register(
-            ring, consortium, lambda one: one.model_copy(update={"revoked": now}) if one.name == "site-b" else one
-        )
+        revoke(ring, consortium, "site-b")
         failed = consortium.until("experiment-failed", 60.0)
         assert failed.body == kinds.ExperimentFailed(reason=Reason.QUORUM_NOT_MET)
 
@@ -107,10 +110,7 @@ def test_an_experiment_ends_with_a_code_once_its_researchers_key_is_revoked(tmp_
     def work(consortium: VirtualConsortium) -> None:
         start(consortium)
         consortium.until("round-start", 7200.0)
-        now = consortium.clock.wall()
-        change_register(
-            ring, consortium, lambda one: one.model_copy(update={"revoked": now}) if one.name == "dr-a" else one
-        )
+        revoke(ring, consortium, "dr-a")
         failed = consortium.until("experiment-failed", 60.0)
         assert failed.body == kinds.ExperimentFailed(reason=Reason.NO_GOOD_KEY)
 
@@ -208,10 +208,7 @@ def test_a_party_that_is_silent_and_revoked_is_not_waited_for_in_later_experimen
     ring = ring_of(tmp_path)
 
     def work(consortium: VirtualConsortium) -> None:
-        now = consortium.clock.wall()
-        change_register(
-            ring, consortium, lambda one: one.model_copy(update={"revoked": now}) if one.name == "site-b" else one
-        )
+        revoke(ring, consortium, "site-b")
         consortium.clock.sleep(5.0)
         start(consortium)
         consortium.until("round-start", 60.0)  # enrolment alone would wait 600 s
